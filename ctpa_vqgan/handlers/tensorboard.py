@@ -1,0 +1,128 @@
+"""Write what a training run does to TensorBoard: losses, codebook, speed, memory, and pictures of validation."""
+
+from __future__ import annotations
+
+import resource
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch.utils.tensorboard import SummaryWriter
+
+from ctpa_vqgan.report.montage import WINDOWS
+from ctpa_vqgan.report.planes import PLANES, body_centre, plane_image
+
+ERROR_RANGE_HU = 200.0
+
+
+class TensorBoardLog:
+    """An event file that a training log and a validation log share, and the epoch they are at.
+
+    Args:
+        log_dir: folder of the event files.
+    """
+
+    def __init__(self, log_dir: str | Path) -> None:
+        self.log_dir, self.epoch = str(log_dir), 0
+
+    @cached_property
+    def writer(self) -> SummaryWriter:
+        """Opened at the first use, so that building a workflow writes nothing."""
+        return SummaryWriter(self.log_dir)
+
+
+class TrainingLog:
+    """Scalars of a :class:`~ctpa_vqgan.trainer.VQGANTrainer`.
+
+    Every ``interval`` iterations: each loss term, learning rates, patches per second, memory. Every epoch: the use of
+    the codebook over all tokens and over body tokens.
+
+    Args:
+        log: where to.
+        interval: iterations between points.
+    """
+
+    def __init__(self, log: TensorBoardLog, interval: int = 10) -> None:
+        self.log, self.interval = log, interval
+
+    def attach(self, engine: Engine) -> None:
+        """Follow this trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+
+    def _begin(self, engine: Engine) -> None:
+        self.log.epoch = engine.state.epoch
+
+    def _iteration(self, engine: Engine) -> None:
+        step, output, add = engine.state.iteration, engine.state.output, self.log.writer.add_scalar
+        add("loss/total", output["loss"], step)
+        for name, value in output["losses"].items():
+            add(f"{'gradient' if name.endswith('grad_norm') else 'loss'}/{name}", value, step)
+        for name, optimizer in (("generator", engine.g_optimizer), ("discriminator", engine.d_optimizer)):
+            if optimizer is not None:
+                add(f"learning_rate/{name}", optimizer.param_groups[0]["lr"], step)
+        add("speed/patches_per_second", engine.patches_per_second, step)
+        add("memory/peak_GiB", peak_memory_gib(engine.state.device), step)
+
+    def _epoch(self, engine: Engine) -> None:
+        for name, value in engine.codes.summary().items():
+            self.log.writer.add_scalar(f"codebook/{name}", value, engine.state.epoch)
+        self.log.writer.flush()
+
+
+class ValidationLog:
+    """Scores of a validation and pictures of its first cases, at the trainer's epoch.
+
+    Pictures show original, reconstruction and absolute error side by side through the centre of the body, in three
+    planes, in a lung and a mediastinal window. Windows and the scale of the error (0 to 200 HU) never change, so that
+    epochs compare.
+
+    Args:
+        log: where to.
+        max_cases: how many cases are pictured.
+    """
+
+    def __init__(self, log: TensorBoardLog, max_cases: int = 3) -> None:
+        self.log, self.max_cases = log, max_cases
+
+    def attach(self, engine: Engine) -> None:
+        """Follow this evaluator; its output is decollated and in HU."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._case)
+        engine.add_event_handler(Events.COMPLETED, self._scores)
+
+    def _case(self, engine: Engine) -> None:
+        if engine.state.iteration > self.max_cases:
+            return
+        for batch, output in zip(engine.state.batch, engine.state.output):
+            self._pictures(batch["case"], voxels(batch["hu"]).numpy(), voxels(output["pred"]).numpy())
+
+    def _pictures(self, case: str, original: np.ndarray, reconstruction: np.ndarray) -> None:
+        centre = body_centre(original)
+        for plane, (axis, *_) in PLANES.items():
+            pair = [plane_image(v, plane, centre[axis]).astype(np.float32) for v in (original, reconstruction)]
+            error = np.abs(pair[0] - pair[1]) / ERROR_RANGE_HU
+            for window, (width, level) in WINDOWS.items():
+                shown = [(image - level) / width + 0.5 for image in pair]
+                row = np.clip(np.concatenate([*shown, error], axis=1), 0, 1)
+                self.log.writer.add_image(f"{case}/{plane}_{window}", row[None], self.log.epoch)
+
+    def _scores(self, engine: Engine) -> None:
+        for name, value in engine.state.metrics.items():
+            self.log.writer.add_scalar(f"validation/{name}", value, self.log.epoch)
+        self.log.writer.flush()
+
+
+def voxels(volume: torch.Tensor) -> torch.Tensor:
+    """[1, X, Y, Z], with or without metadata, anywhere -> [X, Y, Z] plain, on the CPU."""
+    plain = volume.as_tensor() if hasattr(volume, "as_tensor") else volume
+    return plain[0].detach().cpu()
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak memory: allocated on a CUDA device, resident of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,266 @@
+"""The 3-D VQ-GAN generator: encode a CT to a grid of codes, and decode the codes to a CT.
+
+The network has a finite receptive field (no spatial statistics, no global attention), so that a tile with a halo gives
+the codes of the whole volume. It offers the interface of MONAI's ``VQVAE``.
+"""
+
+# B batch, C channels, E embedding, H W D voxels, h w d latent positions (H = h * factor)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ctpa_vqgan.networks.blocks import (
+    ReplicateConv3d,
+    ReplicateConvTranspose3d,
+    ResidualBlock,
+    SpaceToDepth,
+    Triple,
+    input_range,
+    make_norm,
+)
+from ctpa_vqgan.networks.quantizers import VectorQuantizer
+
+FRONT_ENDS = ("none", "space_to_depth", "haar")
+
+
+class Autoencoded(NamedTuple):
+    """What a training step needs of one forward pass."""
+
+    reconstruction: torch.Tensor  # [B, C, H, W, D], float32
+    latents: torch.Tensor  # [B, E, h, w, d], before quantization
+    codes: torch.Tensor  # [B, h, w, d], int64
+    commitment: torch.Tensor  # scalar, unweighted
+
+
+class Halo(NamedTuple):
+    """Context that a tile needs on each side to equal the whole volume, in latent positions per axis."""
+
+    encoder: Triple
+    decoder: Triple
+
+
+def _level_strides(factor: Sequence[int], front_end: str) -> tuple[Triple, list[Triple]]:
+    """Split ``factor`` into the block of the front end and one stride per level."""
+    left = list(factor)
+    block = (1, 1, 1)
+    if front_end != "none":
+        block = tuple(min(f, 2) for f in left)
+        left = [f // b for f, b in zip(left, block)]
+    strides = []
+    while max(left) > 1:
+        strides.append(tuple(min(f, 2) for f in left))
+        left = [f // s for f, s in zip(left, strides[-1])]
+    return block, strides
+
+
+def _resampling_kernel(stride: Triple) -> Triple:
+    """4 taps where the grid changes (each coarse voxel sees every fine one evenly), 3 where it stays."""
+    return tuple(4 if s == 2 else 3 for s in stride)
+
+
+class VQGAN(nn.Module):
+    """3-D vector-quantized autoencoder for CT patches and volumes, a MONAI ``VQVAE`` by interface.
+
+    van den Oord et al. 2017 (arXiv 1711.00937) for the quantized bottleneck, Esser et al. 2021 (arXiv 2012.09841) for
+    the adversarial training that :class:`ctpa_vqgan.trainer.VQGANTrainer` adds.
+
+    Args:
+        spatial_dims: 3; named so that MONAI's tools find it.
+        in_channels: channels of the volume; 1 for CT.
+        out_channels: channels of the reconstruction; ``in_channels`` by default.
+        channels: width of each level, from the first (behind the front end) to the latent grid.
+        num_res_blocks: residual blocks per level, one number or (encoder, decoder).
+        factor: voxels per latent position and axis; each 1, 2, 4, 8, ... and not all 1.
+        front_end: ``"none"``, ``"space_to_depth"`` or ``"haar"``: an invertible 2x2x2 rearrangement that is part of
+            the factor and makes full resolution about six times cheaper.
+        norm: ``"rms"`` (per voxel; exact tiles) or ``"group"`` (GroupNorm; tiles differ from the whole).
+        num_groups: groups of ``norm="group"``.
+        num_embeddings: size of the codebook.
+        embedding_dim: length of a code.
+        quantizer: a quantizer of your own with the interface of
+            :class:`~ctpa_vqgan.networks.quantizers.VectorQuantizer`; replaces the default one.
+        checkpointing: recompute residual blocks in the backward pass to save memory.
+
+    Raises:
+        ValueError: if ``factor``, ``channels``, ``front_end`` or ``norm`` do not fit; the message says what would.
+
+    Example:
+        >>> net = VQGAN(channels=(8, 16), num_embeddings=64, embedding_dim=4).eval()
+        >>> net.index_quantize(torch.zeros(1, 1, 32, 32, 16)).shape
+        torch.Size([1, 8, 8, 4])
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        out_channels: int | None = None,
+        channels: Sequence[int] = (64, 128),
+        num_res_blocks: int | Sequence[int] = 1,
+        factor: Sequence[int] = (4, 4, 4),
+        front_end: str = "space_to_depth",
+        norm: str = "rms",
+        num_groups: int = 8,
+        num_embeddings: int = 8192,
+        embedding_dim: int = 8,
+        quantizer: nn.Module | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if spatial_dims != 3:
+            raise ValueError(f"spatial_dims must be 3, found {spatial_dims}")
+        if front_end not in FRONT_ENDS:
+            raise ValueError(f"front_end must be one of {', '.join(FRONT_ENDS)}, found {front_end!r}")
+        self.factor = _checked_factor(factor)
+        if quantizer is not None:
+            num_embeddings, embedding_dim = quantizer.num_embeddings, quantizer.embedding_dim
+        block, strides = _level_strides(self.factor, front_end)
+        if len(channels) != len(strides) + 1:
+            raise ValueError(
+                f"channels must have {len(strides) + 1} entries for factor {self.factor} and front_end={front_end!r} "
+                f"(one per level), found {tuple(channels)}"
+            )
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.out_channels = out_channels or in_channels
+        blocks = num_res_blocks if isinstance(num_res_blocks, Sequence) else (num_res_blocks, num_res_blocks)
+        style = {"norm": norm, "num_groups": num_groups, "checkpointing": checkpointing}
+        self.encoder = _encoder(in_channels, channels, strides, block, front_end, blocks[0], embedding_dim, style)
+        self.decoder = _decoder(self.out_channels, channels, strides, block, front_end, blocks[1], embedding_dim, style)
+        self.quantizer = quantizer or VectorQuantizer(num_embeddings, embedding_dim)
+        #: how to build this network again: a MONAI bundle's ``network_def``
+        self.config = {
+            "_target_": "ctpa_vqgan.networks.VQGAN",
+            "in_channels": in_channels,
+            "out_channels": self.out_channels,
+            "channels": list(channels),
+            "num_res_blocks": list(blocks),
+            "factor": list(self.factor),
+            "front_end": front_end,
+            "norm": norm,
+            "num_groups": num_groups,
+            "quantizer": self.quantizer.config,
+        }
+        # Channels last makes 3-D convolutions on a CPU about twice as fast; values do not change.
+        self.to(memory_format=torch.channels_last_3d)
+
+    @property
+    def num_embeddings(self) -> int:
+        """Size of the codebook."""
+        return self.quantizer.num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of a code."""
+        return self.quantizer.embedding_dim
+
+    @property
+    def halo(self) -> Halo:
+        """Context that a tile needs per side, in latent positions, computed from the layers.
+
+        Raises:
+            UnboundedReceptiveField: for ``norm="group"``: no halo suffices.
+        """
+        encoder, decoder = [], []
+        for axis, factor in enumerate(self.factor):
+            low, high = input_range(self.encoder, 0, 0, axis)
+            encoder.append(math.ceil(max(-low, high - (factor - 1)) / factor))
+            low, high = input_range(self.decoder, 0, factor - 1, axis)
+            decoder.append(max(-low, high))
+        return Halo(tuple(encoder), tuple(decoder))
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Volumes [B, C, H, W, D] in [-1, 1] -> continuous latents [B, E, h, w, d].
+
+        Raises:
+            ValueError: if a side is not a multiple of the factor.
+        """
+        size = tuple(images.shape[2:])
+        if any(s % f for s, f in zip(size, self.factor)):
+            raise ValueError(
+                f"volume size {size} must be a multiple of the compression factor {self.factor}; "
+                f"pad with DivisiblePadd(k={self.factor}) or use VQGANInferer, which pads and crops back"
+            )
+        return self.encoder(images)
+
+    def quantize(self, encodings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents [B, E, h, w, d] -> (nearest codes' vectors [B, E, h, w, d], commitment loss)."""
+        quantized = self.quantizer(encodings)
+        return quantized.latents, quantized.loss
+
+    def decode(self, quantizations: torch.Tensor) -> torch.Tensor:
+        """Quantized latents [B, E, h, w, d] -> volumes [B, C, H, W, D], float32 also under autocast."""
+        volume = self.decoder(quantizations)
+        return volume if volume.dtype == torch.float64 else volume.float()
+
+    def index_quantize(self, images: torch.Tensor) -> torch.Tensor:
+        """Volumes [B, C, H, W, D] -> codes [B, h, w, d], int64."""
+        return self.quantizer.quantize(self.encode(images))
+
+    def decode_samples(self, embedding_indices: torch.Tensor) -> torch.Tensor:
+        """Codes [B, h, w, d] -> volumes [B, C, H, W, D]."""
+        return self.decode(self.quantizer.embed(embedding_indices))
+
+    def encode_stage_2_inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """Volumes -> quantized latents [B, E, h, w, d], the input of a latent diffusion model."""
+        return self.quantizer.embed(self.index_quantize(x))
+
+    def decode_stage_2_outputs(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents of a generative model [B, E, h, w, d] -> volumes; they are quantized first."""
+        return self.decode_samples(self.quantizer.quantize(z))
+
+    def autoencode(self, images: torch.Tensor) -> Autoencoded:
+        """One pass with everything that training looks at; in training mode it feeds the codebook's statistics."""
+        latents = self.encode(images)
+        quantized = self.quantizer(latents)
+        return Autoencoded(self.decode(quantized.latents), latents, quantized.codes, quantized.loss)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Volumes [B, C, H, W, D] -> reconstruction, one tensor, as inferers, evaluators and exporters expect."""
+        return self.autoencode(x).reconstruction
+
+
+def _checked_factor(factor: Sequence[int]) -> Triple:
+    factor = tuple(int(f) for f in factor)
+    if len(factor) != 3 or any(f < 1 or f & (f - 1) for f in factor) or max(factor) == 1:
+        raise ValueError(f"factor must be three powers of two, at least one above 1, found {factor}")
+    return factor
+
+
+def _residuals(count: int, channels: int, style: dict) -> list[nn.Module]:
+    return [ResidualBlock(channels, **style) for _ in range(count)]
+
+
+def _activation(channels: int, style: dict) -> list[nn.Module]:
+    return [make_norm(style["norm"], channels, style["num_groups"]), nn.SiLU()]
+
+
+def _encoder(in_channels, channels, strides, block, front_end, num_blocks, embedding_dim, style) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    if front_end != "none":
+        layers.append(SpaceToDepth(block, haar=front_end == "haar"))
+    layers.append(ReplicateConv3d(in_channels * math.prod(block), channels[0], (3, 3, 3)))
+    for width, wider, stride in zip(channels, channels[1:], strides):
+        layers += _residuals(num_blocks, width, style)
+        layers.append(ReplicateConv3d(width, wider, _resampling_kernel(stride), stride))
+    layers += _residuals(num_blocks, channels[-1], style) + _activation(channels[-1], style)
+    layers.append(ReplicateConv3d(channels[-1], embedding_dim, (1, 1, 1)))
+    return nn.Sequential(*layers)
+
+
+def _decoder(out_channels, channels, strides, block, front_end, num_blocks, embedding_dim, style) -> nn.Sequential:
+    layers: list[nn.Module] = [ReplicateConv3d(embedding_dim, channels[-1], (3, 3, 3))]
+    layers += _residuals(num_blocks, channels[-1], style)
+    for width, narrower, stride in zip(channels[::-1], channels[-2::-1], strides[::-1]):
+        layers.append(ReplicateConvTranspose3d(width, narrower, _resampling_kernel(stride), stride))
+        layers += _residuals(num_blocks, narrower, style)
+    layers += _activation(channels[0], style)
+    layers.append(ReplicateConv3d(channels[0], out_channels * math.prod(block), (3, 3, 3)))
+    if front_end != "none":
+        layers.append(SpaceToDepth(block, haar=front_end == "haar", inverse=True))
+    return nn.Sequential(*layers)

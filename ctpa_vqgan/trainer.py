@@ -1,0 +1,267 @@
+"""Train a VQ-GAN patch by patch as a MONAI engine: one iteration is one optimizer step of both networks."""
+
+# B batch (patches per optimizer step), C channels, H W D voxels
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import Trainer, default_metric_cmp_fn, default_prepare_batch
+from monai.engines.workflow import Workflow
+from monai.inferers import Inferer, SimpleInferer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.losses import (
+    WeightedLosses,
+    feature_matching_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    ramp,
+)
+from ctpa_vqgan.metrics import CodeCounter, body_tokens
+
+PRECISIONS = ("auto", "bf16", "float32")
+GAN_TERMS = ("adversarial", "feature_matching")
+
+logger = logging.getLogger(__name__)
+
+
+def weight_ema(network: nn.Module, decay: float = 0.999) -> AveragedModel:
+    """Moving average of a network's weights; buffers (the codebook among them) are copied, not averaged.
+
+    The decay grows as min(decay, (1 + n) / (10 + n)) with the number of updates n, so that a short run is not scored
+    on its initial weights.
+    """
+
+    def average(averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
+        n = int(updates)
+        return averaged.lerp(current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(network, avg_fn=average).eval()
+
+
+class VQGANTrainer(Trainer):
+    """MONAI trainer with two optimizers, one generator pass per patch, gradient accumulation and weight EMA.
+
+    A batch holds the patches of one optimizer step; it is cut into micro-batches that fit the device. The codebook
+    stands still meanwhile, and its statistics act once per step, so ``micro_batch_size`` changes memory, not results.
+    Until ``adversarial_start`` no discriminator work is done at all.
+
+    ``engine.state.output`` after each iteration: ``"image"`` and ``"pred"`` [B, C, H, W, D], ``"loss"`` (weighted total)
+    and ``"losses"`` (every term by name, unweighted, with gradient norms). ``engine.codes`` counts the codes of the
+    epoch (:class:`~ctpa_vqgan.metrics.CodeCounter`).
+
+    Args:
+        device: to train on.
+        max_epochs: number of epochs.
+        train_data_loader: batches with the patches under ``"image"``, on the network's scale.
+        network: a :class:`~ctpa_vqgan.networks.VQGAN`.
+        losses: reconstruction terms with their weights; weighs commitment, adversarial and feature matching too.
+        g_optimizer: of the network.
+        discriminator: optional; a :class:`~ctpa_vqgan.networks.PatchDiscriminators`.
+        d_optimizer: of the discriminator.
+        schedulers: learning-rate schedulers, stepped once per iteration.
+        ema: from :func:`weight_ema`, updated after each step.
+        micro_batch_size: patches per forward pass.
+        adversarial_start: iteration at which the discriminator joins.
+        adversarial_ramp: iterations over which its weight grows to full.
+        max_grad_norm: gradients of each network are clipped to this norm.
+        precision: ``"bf16"`` autocast, ``"float32"``, or ``"auto"``: bf16 on CUDA, float32 elsewhere.
+        hu_window: HU at -1 and 1, to tell body tokens from air.
+        inferer: how the network is called with a micro-batch; a plain call by default.
+
+    The other arguments are those of :class:`monai.engines.SupervisedTrainer`.
+
+    Raises:
+        ValueError: if ``precision`` is unknown, sizes are not positive, or one of discriminator and optimizer is
+            missing.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        network: nn.Module,
+        losses: WeightedLosses,
+        g_optimizer: torch.optim.Optimizer,
+        discriminator: nn.Module | None = None,
+        d_optimizer: torch.optim.Optimizer | None = None,
+        schedulers: Sequence[Any] = (),
+        ema: AveragedModel | None = None,
+        micro_batch_size: int = 1,
+        adversarial_start: int = 0,
+        adversarial_ramp: int = 0,
+        max_grad_norm: float = 1.0,
+        precision: str = "auto",
+        hu_window: Sequence[float] = (-1000.0, 1000.0),
+        inferer: Inferer | None = None,
+        epoch_length: int | None = None,
+        non_blocking: bool = True,
+        prepare_batch: Callable = default_prepare_batch,
+        postprocessing: Callable | None = None,
+        key_train_metric: dict | None = None,
+        additional_metrics: dict | None = None,
+        metric_cmp_fn: Callable = default_metric_cmp_fn,
+        train_handlers: Sequence | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
+        if micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size must be positive, found {micro_batch_size}")
+        if (discriminator is None) != (d_optimizer is None):
+            raise ValueError("discriminator and d_optimizer belong together: give both or neither")
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=epoch_length,
+            non_blocking=non_blocking,
+            prepare_batch=prepare_batch,
+            postprocessing=postprocessing,
+            key_metric=key_train_metric,
+            additional_metrics=additional_metrics,
+            metric_cmp_fn=metric_cmp_fn,
+            handlers=train_handlers,
+            decollate=False,
+        )
+        self.network, self.discriminator, self.losses, self.ema = network, discriminator, losses, ema
+        self.g_optimizer, self.d_optimizer, self.schedulers = g_optimizer, d_optimizer, list(schedulers)
+        self.micro_batch_size, self.max_grad_norm, self.hu_window = micro_batch_size, max_grad_norm, tuple(hu_window)
+        self.adversarial_start, self.adversarial_ramp = adversarial_start, adversarial_ramp
+        self.bf16 = precision == "bf16" or (precision == "auto" and self.state.device.type == "cuda")
+        self.inferer = inferer or SimpleInferer()
+        self.codes = CodeCounter(network.num_embeddings)
+        self.patches_per_second = 0.0
+        self.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+
+    def run(self) -> None:
+        """Train to the last epoch, from wherever a handler's :meth:`resume_from` put the engine."""
+        Workflow.run(self)  # not Trainer.run: it makes a gradient scaler, which bf16 does not need
+
+    def resume_from(self, iteration: int) -> None:
+        """Let :meth:`run` go on after this many iterations, in the middle of an epoch too."""
+        self.state.iteration = iteration
+        self.state.epoch = iteration // self.state.epoch_length
+
+    # -- one iteration -------------------------------------------------------------------------------------------
+
+    def _begin_epoch(self) -> None:
+        self.codes.reset()
+        dataset = getattr(self.data_loader, "dataset", None)
+        if hasattr(dataset, "start_at"):
+            epoch = self.state.epoch - 1
+            batches = self.state.iteration - epoch * self.state.epoch_length
+            patches = min(batches * (self.data_loader.batch_size or 1), dataset.num_patches)
+            dataset.start_at(epoch * dataset.num_patches + patches)
+
+    def _iteration(self, engine: VQGANTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        """One optimizer step of both networks on the patches of ``batchdata``."""
+        if batchdata is None:
+            raise ValueError("the data loader gave no batch")
+        began = time.perf_counter()
+        batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        images = images.as_tensor() if hasattr(images, "as_tensor") else images
+        weight = self._adversarial_weight()
+        self.network.train()
+        self.g_optimizer.zero_grad(set_to_none=True)
+        if weight:
+            self.discriminator.train()
+            self.d_optimizer.zero_grad(set_to_none=True)
+
+        sums: dict[str, float] = {}
+        reconstructions = []
+        for micro in images.split(self.micro_batch_size):
+            share = len(micro) / len(images)
+            reconstruction, values = self._generator_pass(micro, weight, share)
+            if weight:
+                values |= self._discriminator_pass(micro, reconstruction, share)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * share
+            reconstructions.append(reconstruction)
+        engine.state.output = {Keys.IMAGE: images, Keys.PRED: torch.cat(reconstructions)}
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+
+        self._refuse_bad_numbers(sums, batchdata)
+        sums["generator_grad_norm"] = self._apply(self.network, self.g_optimizer)
+        if weight:
+            sums["discriminator_grad_norm"] = self._apply(self.discriminator, self.d_optimizer)
+        for scheduler in self.schedulers:
+            scheduler.step()
+        self.network.quantizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
+        self.patches_per_second = len(images) / (time.perf_counter() - began)
+        engine.state.output |= {Keys.LOSS: sums.pop("loss"), "losses": sums}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _adversarial_weight(self) -> float:
+        """The ramp's weight; 0 while the discriminator has nothing to do."""
+        if self.discriminator is None or not any(self.losses.weights.get(term) for term in GAN_TERMS):
+            return 0.0
+        return ramp(self.state.iteration - 1, self.adversarial_start, self.adversarial_ramp)
+
+    def _generator_pass(self, micro: torch.Tensor, weight: float, share: float) -> tuple[torch.Tensor, dict]:
+        """Forward and backward of the generator: detached reconstruction and unweighted values by name."""
+        with self._autocast():
+            result = self.inferer(micro, self.network.autoencode)
+            values = self.losses(result.reconstruction, micro)
+            values["commitment"] = result.commitment
+            if weight:
+                values |= self._gan_values(micro, result.reconstruction)
+        total = self.losses.total(values, dict.fromkeys(GAN_TERMS, weight) if weight else None)
+        (total * share).backward()
+        low, high = self.hu_window
+        body = body_tokens((micro + 1) * ((high - low) / 2) + low, self.network.factor)
+        self.codes.update(result.codes, body)
+        return result.reconstruction.detach(), {name: v.detach() for name, v in values.items()} | {"loss": total.detach()}
+
+    def _gan_values(self, micro: torch.Tensor, reconstruction: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the discriminator, held still, says of the reconstruction."""
+        self.discriminator.requires_grad_(False)
+        fake = self.discriminator(reconstruction, offset=self.state.iteration)
+        values = {"adversarial": hinge_generator_loss(fake.logits)}
+        if self.losses.weights.get("feature_matching"):
+            with torch.no_grad():
+                real = self.discriminator(micro, offset=self.state.iteration)
+            values["feature_matching"] = feature_matching_loss(real.features, fake.features)
+        self.discriminator.requires_grad_(True)
+        return values
+
+    def _discriminator_pass(self, micro: torch.Tensor, reconstruction: torch.Tensor, share: float) -> dict:
+        with self._autocast():
+            real = self.discriminator(micro, offset=self.state.iteration)
+            fake = self.discriminator(reconstruction, offset=self.state.iteration)
+            loss = hinge_discriminator_loss(real.logits, fake.logits)
+        (loss * share).backward()
+        return {"discriminator": loss.detach()}
+
+    def _apply(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        """Clip, step, and tell the norm of the gradient before clipping."""
+        norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm))
+        optimizer.step()
+        return norm
+
+    def _refuse_bad_numbers(self, values: dict[str, float], batchdata: dict[str, Any]) -> None:
+        """Stop before a NaN reaches the weights."""
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"iteration {self.state.iteration}: {', '.join(bad)} is not finite (cases {batchdata.get('case')}); "
+                "lower g_learning_rate, or train with precision=float32"
+            )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=self.bf16)
