@@ -70,7 +70,8 @@ class VQGANTrainer(Trainer):
         g_optimizer: of the network.
         discriminator: optional; a :class:`~ctpa_vqgan.networks.PatchDiscriminators`.
         d_optimizer: of the discriminator.
-        schedulers: learning-rate schedulers, stepped once per iteration.
+        g_scheduler: learning-rate scheduler of the network, stepped once per iteration.
+        d_scheduler: the same of the discriminator, stepped from ``adversarial_start`` on.
         ema: from :func:`weight_ema`, updated after each step.
         micro_batch_size: patches per forward pass.
         adversarial_start: iteration at which the discriminator joins.
@@ -97,7 +98,8 @@ class VQGANTrainer(Trainer):
         g_optimizer: torch.optim.Optimizer,
         discriminator: nn.Module | None = None,
         d_optimizer: torch.optim.Optimizer | None = None,
-        schedulers: Sequence[Any] = (),
+        g_scheduler: Any = None,
+        d_scheduler: Any = None,
         ema: AveragedModel | None = None,
         micro_batch_size: int = 1,
         adversarial_start: int = 0,
@@ -136,7 +138,8 @@ class VQGANTrainer(Trainer):
             decollate=False,
         )
         self.network, self.discriminator, self.losses, self.ema = network, discriminator, losses, ema
-        self.g_optimizer, self.d_optimizer, self.schedulers = g_optimizer, d_optimizer, list(schedulers)
+        self.g_optimizer, self.g_scheduler = g_optimizer, g_scheduler
+        self.d_optimizer, self.d_scheduler = d_optimizer, d_scheduler
         self.micro_batch_size, self.max_grad_norm, self.hu_window = micro_batch_size, max_grad_norm, tuple(hu_window)
         self.adversarial_start, self.adversarial_ramp = adversarial_start, adversarial_ramp
         self.bf16 = precision == "bf16" or (precision == "auto" and self.state.device.type == "cuda")
@@ -194,11 +197,9 @@ class VQGANTrainer(Trainer):
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
 
         self._refuse_bad_numbers(sums, batchdata)
-        sums["generator_grad_norm"] = self._apply(self.network, self.g_optimizer)
+        sums["generator_grad_norm"] = self._apply(self.network, self.g_optimizer, self.g_scheduler)
         if weight:
-            sums["discriminator_grad_norm"] = self._apply(self.discriminator, self.d_optimizer)
-        for scheduler in self.schedulers:
-            scheduler.step()
+            sums["discriminator_grad_norm"] = self._apply(self.discriminator, self.d_optimizer, self.d_scheduler)
         self.network.quantizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.network)
@@ -248,10 +249,12 @@ class VQGANTrainer(Trainer):
         (loss * share).backward()
         return {"discriminator": loss.detach()}
 
-    def _apply(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    def _apply(self, module: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> float:
         """Clip, step, and tell the norm of the gradient before clipping."""
         norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm))
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
         return norm
 
     def _refuse_bad_numbers(self, values: dict[str, float], batchdata: dict[str, Any]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from ctpa_vqgan.progress import progress_bar
+
 
 class Progress:
-    """A bar over the iterations of the whole run, with loss and time left; one line per epoch where it is no terminal.
+    """A bar over the iterations of the whole run, with loss and time left.
 
     Args:
         label: in front of the bar.
@@ -27,10 +29,7 @@ class Progress:
     def _start(self, engine: Engine) -> None:
         length = engine.state.epoch_length
         total = engine.state.max_epochs * length if length else None
-        # not a terminal: a line a minute is enough for a log file
-        self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.label, dynamic_ncols=True, mininterval=1)
-        if not self.bar.fp.isatty():
-            self.bar.mininterval = 30
+        self.bar = progress_bar(total, self.label, initial=engine.state.iteration)
 
     def _advance(self, engine: Engine) -> None:
         output = engine.state.output

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from monai.inferers import Inferer
-from tqdm import tqdm
-
 from ctpa_vqgan.inferers.sliding import network_factor, pad_to_multiple
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.progress import progress_bar
 
 
 class ExactTileInferer(Inferer):
@@ -85,9 +84,12 @@ class ExactTileInferer(Inferer):
 
     def _tiles(self, grid: Sequence[int], core: Sequence[int], halo: Sequence[int]) -> Iterator[tuple]:
         """(latents with halo, the core within them, the core within the volume) of every tile, as slices."""
-        starts = itertools.product(*(range(0, g, c) for g, c in zip(grid, core)))
-        for start in tqdm(list(starts), desc="tiles", disable=not self.progress):
+        starts = list(itertools.product(*(range(0, g, c) for g, c in zip(grid, core))))
+        bar = progress_bar(len(starts), "tiles", leave=False, show=self.progress)
+        for start in starts:
             target = [slice(s, min(s + c, g)) for s, c, g in zip(start, core, grid)]
             around = [slice(max(t.start - h, 0), min(t.stop + h, g)) for t, h, g in zip(target, halo, grid)]
             inside = [slice(t.start - a.start, t.stop - a.start) for t, a in zip(target, around)]
             yield around, inside, target
+            bar.update()
+        bar.close()

@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.data.utils import compute_importance_map
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer, sliding_window_inference
+from tqdm import tqdm
+
+from ctpa_vqgan.progress import progress_bar
 
 BLEND_MODES = ("gaussian", "linear", "constant")
 
@@ -88,21 +92,24 @@ class VQGANInferer(SlidingWindowInferer):
             raise ValueError(f"roi_size {self.roi_size} must be a multiple of the compression factor {factor}")
         volume = pad_to_multiple(inputs if inputs.dtype == torch.float64 else inputs.float(), factor, self.cval)
         roi = tuple(min(r, s) for r, s in zip(self.roi_size, volume.shape[2:]))
+        steps = [int(r * (1 - o)) if r < s else r for r, o, s in zip(roi, self.overlaps, volume.shape[2:])]
+        windows = len(volume) * len(dense_patch_slices(volume.shape[2:], roi, steps))
+        bar = progress_bar(windows, "windows", leave=False, show=self.progress)
         result = sliding_window_inference(
             volume,
             roi,
             self.sw_batch_size,
-            _first_output_of(network),
+            _first_output_of(network, bar),
             self.overlap,
             self.mode,
             self.sigma_scale,
             sw_device=self.sw_device,
             device=kwargs.pop("device", self.device),
-            progress=self.progress,
             roi_weight_map=self._weight_map(roi),
             *args,
             **kwargs,
         )
+        bar.close()
         return result[(..., *(slice(s) for s in size))]
 
     def _weight_map(self, roi: tuple[int, ...]) -> torch.Tensor:
@@ -121,7 +128,7 @@ def linear_weights(roi: Sequence[int], overlaps: Sequence[float]) -> torch.Tenso
     weights = torch.ones(())
     for size, overlap in zip(roi, overlaps):
         distance = torch.minimum(torch.arange(size) + 0.5, size - 0.5 - torch.arange(size))
-        weights = weights[..., None] * (distance / max(1.0, round(size * overlap))).clamp(max=1.0)
+        weights = weights[..., None] * (distance / max(1.0, math.ceil(size * overlap))).clamp(max=1.0)
     return weights
 
 
@@ -136,7 +143,7 @@ def pad_to_multiple(volume: torch.Tensor, factor: Sequence[int], value: float) -
     return F.pad(volume, [n for m in reversed(missing) for n in (0, m)], value=value) if any(missing) else volume
 
 
-def _first_output_of(network: Callable) -> Callable:
+def _first_output_of(network: Callable, bar: tqdm) -> Callable:
     def predict(window: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         output = network(window, *args, **kwargs)
         if isinstance(output, (tuple, list)):
@@ -144,6 +151,7 @@ def _first_output_of(network: Callable) -> Callable:
         # blending works in place, in float32 or better; a view of the input would corrupt the volume
         shared = output.untyped_storage().data_ptr() == window.untyped_storage().data_ptr()
         output = output.clone() if shared else output
+        bar.update(len(window))
         return output if output.dtype == torch.float64 else output.float()
 
     return predict

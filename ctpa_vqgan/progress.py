@@ -1,0 +1,24 @@
+"""One way to show progress with the time left."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+LOG_SECONDS = 30
+
+
+def progress_bar(total: int | None, label: str, initial: int = 0, leave: bool = True, show: bool = True) -> tqdm:
+    """A bar on stderr; where that is a log file, a line every half minute instead of a moving bar."""
+    interval = 0.2 if sys.stderr.isatty() else LOG_SECONDS
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=label,
+        leave=leave,
+        disable=not show,
+        dynamic_ncols=True,
+        mininterval=interval,
+        maxinterval=max(interval, 10),
+    )
