@@ -1,5 +1,10 @@
 """Errors that a user can mend: one line that names the file or key, what was expected, what came, and the way out."""
 
+import traceback
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
 
 class UserError(ValueError):
     """Something that the user gave does not fit; the message is complete by itself."""
@@ -9,10 +14,18 @@ class BadVolume(UserError):
     """A file cannot be used as a CT volume; the message begins with the file."""
 
 
-def user_error(exception: BaseException | None) -> UserError | None:
-    """The :class:`UserError` behind an exception, through the causes that MONAI and PyTorch wrap around it."""
+def user_error(exception: BaseException | None) -> Exception | None:
+    """The user's error behind an exception, through the causes that MONAI and PyTorch wrap around it.
+
+    That is a :class:`UserError`, or a ``ValueError`` that this package itself raised; None for anything else.
+    """
     while exception is not None:
-        if isinstance(exception, UserError):
+        if isinstance(exception, UserError) or (isinstance(exception, ValueError) and _raised_here(exception)):
             return exception
         exception = exception.__cause__ or exception.__context__
     return None
+
+
+def _raised_here(exception: Exception) -> bool:
+    frames = traceback.extract_tb(exception.__traceback__)
+    return bool(frames) and PACKAGE in Path(frames[-1].filename).parents

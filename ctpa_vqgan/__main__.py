@@ -1,0 +1,95 @@
+"""``python -m ctpa_vqgan``: the front door on the command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ctpa_vqgan import __version__
+from ctpa_vqgan.cli.workflows import WORKFLOWS, run_workflow
+from ctpa_vqgan.errors import user_error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        Exit code: 0 done, 1 a user's error (one line on stderr), 2 wrong usage, 130 interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.function(options)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except Exception as error:
+        cause = user_error(error)
+        if cause is None:
+            raise
+        print(f"error: {cause}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ctpa_vqgan", description="A 3-D VQ-GAN tokenizer for full-resolution CT, built on MONAI."
+    )
+    parser.add_argument("--version", action="version", version=f"ctpa_vqgan {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, workflow in WORKFLOWS.items():
+        command = commands.add_parser(name, help=workflow.help, description=f"{workflow.help} (a MONAI bundle workflow)")
+        command.add_argument("--data", help="a volume, a folder of volumes, or a folder with dataset.json")
+        command.add_argument("--output", help="folder for everything that is written")
+        if name != "train":
+            command.add_argument("--checkpoint", help="model.pt of a run; the model.yaml beside it is used too")
+        command.add_argument("--overlay", action="append", default=[], metavar="FILE", help="one more config file")
+        command.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override one knob")
+        command.add_argument("--bundle", help="folder of the bundle, if it is not the one of the source tree")
+        command.set_defaults(function=_workflow, name=name, checkpoint=None)
+    demo = commands.add_parser("demo", help="train, reconstruct and report in a few minutes")
+    demo.add_argument("--data", help="folder of CT volumes; phantoms are made without it")
+    demo.add_argument("--output", default="runs/demo", help="folder for everything that is written")
+    demo.set_defaults(function=_demo)
+    phantom = commands.add_parser("phantom", help="write synthetic CT pulmonary angiograms as NIfTI")
+    phantom.add_argument("--output", required=True, help="folder for the volumes")
+    phantom.add_argument("--num-volumes", type=int, default=1)
+    phantom.add_argument("--size", type=int, nargs=3, default=(512, 512, 604), metavar=("X", "Y", "Z"))
+    phantom.add_argument("--spacing-mm", type=float, nargs=3, default=(0.7, 0.7, 0.6), metavar=("X", "Y", "Z"))
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--labels", action="store_true", help="write the label maps too")
+    phantom.set_defaults(function=_phantom)
+    return parser
+
+
+def _workflow(options: argparse.Namespace) -> None:
+    run_workflow(
+        options.name,
+        data=options.data,
+        output=options.output,
+        checkpoint=options.checkpoint,
+        overlays=options.overlay,
+        settings=options.set,
+        bundle=options.bundle,
+    )
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from ctpa_vqgan.cli.demo import run_demo
+
+    run_demo(options.data, options.output)
+
+
+def _phantom(options: argparse.Namespace) -> None:
+    from ctpa_vqgan.data.phantom import write_phantom_dataset
+
+    size, spacing_mm = tuple(options.size), tuple(options.spacing_mm)
+    for path in write_phantom_dataset(
+        options.output, options.num_volumes, size, spacing_mm, options.seed, labels=options.labels
+    ):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

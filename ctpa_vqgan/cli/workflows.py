@@ -1,0 +1,116 @@
+"""Run the bundle's workflows, and print the ``monai.bundle`` command that does the same."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctpa_vqgan.cli.knobs import checked, known_knobs, parse_setting, read_yaml
+from ctpa_vqgan.errors import UserError
+
+SOURCE_TREE = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow of the bundle: what ``monai.bundle run`` is told."""
+
+    run_id: str
+    configs: tuple[str, ...]
+    data_knob: str
+    help: str
+
+
+WORKFLOWS = {
+    "train": Workflow("training", ("train.yaml",), "dataset_dir", "train on patches of CT volumes"),
+    "evaluate": Workflow("evaluate", ("train.yaml", "evaluate.yaml"), "input", "score whole volumes, with a report"),
+    "inference": Workflow("inference", ("inference.yaml",), "input", "reconstruct whole volumes as NIfTI"),
+}
+
+
+def find_bundle(given: str | None = None) -> Path:
+    """The bundle's folder: the given one, the one of the source tree, or the one below the current folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    places = [Path(given)] if given else [SOURCE_TREE / "bundles/ctpa_vqgan", Path("bundles/ctpa_vqgan")]
+    for place in places:
+        if (place / "configs/train.yaml").is_file():
+            return place
+    raise UserError(f"{places[0]}: no bundle there; give the folder that holds configs/train.yaml with --bundle")
+
+
+def run_workflow(
+    name: str,
+    data: str | None = None,
+    output: str | None = None,
+    checkpoint: str | None = None,
+    overlays: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    bundle: str | None = None,
+) -> None:
+    """Run a workflow of the bundle in this process.
+
+    Args:
+        name: ``train``, ``evaluate`` or ``inference``.
+        data: volume, folder or datalist.
+        output: folder for all that is written.
+        checkpoint: inference weights; the ``model.yaml`` beside them is merged by itself.
+        overlays: further config files, flat knobs only.
+        settings: ``knob=value`` overrides, the last word.
+        bundle: folder of the bundle.
+
+    Raises:
+        UserError: a key, file or value that does not fit.
+    """
+    workflow = WORKFLOWS[name]
+    root = find_bundle(bundle)
+    configs = [root / "configs" / config for config in workflow.configs]
+    known = known_knobs(configs)
+    files = [*configs, *_model_config(checkpoint), *map(Path, overlays)]
+    for overlay in files[len(configs) :]:
+        checked(read_yaml(overlay), known, str(overlay))
+    overrides: dict[str, Any] = {"bundle_root": str(root)}
+    overrides |= {workflow.data_knob: data} if data else {}
+    overrides |= {"output_dir": output} if output else {}
+    overrides |= {"ckpt_path": checkpoint} if checkpoint else {}
+    overrides |= checked(dict(map(parse_setting, settings)), known, "--set")
+
+    print(f"$ {_command(workflow, files, overrides)}", flush=True)
+    _run(workflow.run_id, [str(f) for f in files], root, overrides)
+
+
+def _run(run_id: str, files: list[str], root: Path, overrides: dict[str, Any]) -> None:
+    from monai.bundle import run
+
+    with warnings.catch_warnings():
+        # MONAI warns that a config may run any code; these are the bundle's own
+        warnings.filterwarnings("ignore", message="parsing config_file")
+        run(
+            run_id=run_id,
+            config_file=files,
+            meta_file=str(root / "configs/metadata.json"),
+            logging_file=str(root / "configs/logging.conf"),
+            **overrides,
+        )
+
+
+def _model_config(checkpoint: str | None) -> list[Path]:
+    """``model.yaml`` beside the weights, if it is there."""
+    if checkpoint is None:
+        return []
+    beside = Path(checkpoint).with_name("model.yaml")
+    return [beside] if beside.is_file() else []
+
+
+def _command(workflow: Workflow, files: Sequence[Path], overrides: dict[str, Any]) -> str:
+    config_file = str(files[0]) if len(files) == 1 else "[" + ",".join(f"'{f}'" for f in files) + "]"
+    words = ["python", "-m", "monai.bundle", "run", workflow.run_id, "--config_file", config_file]
+    for key, value in overrides.items():
+        words += [f"--{key}", str(value)]
+    return shlex.join(words)
