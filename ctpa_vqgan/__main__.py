@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ctpa_vqgan {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, workflow in WORKFLOWS.items():
-        command = commands.add_parser(name, help=workflow.help, description=f"{workflow.help} (a MONAI bundle workflow)")
+        command = commands.add_parser(
+            name, help=workflow.help, description=f"{workflow.help} (a MONAI bundle workflow)"
+        )
         command.add_argument("--data", help="a volume, a folder of volumes, or a folder with dataset.json")
         command.add_argument("--output", help="folder for everything that is written")
         if name != "train":

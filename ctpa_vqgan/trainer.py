@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.engines import Trainer, default_metric_cmp_fn, default_prepare_batch
+from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
 from monai.inferers import Inferer, SimpleInferer
-from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -57,9 +57,9 @@ class VQGANTrainer(Trainer):
     stands still meanwhile, and its statistics act once per step, so ``micro_batch_size`` changes memory, not results.
     Until ``adversarial_start`` no discriminator work is done at all.
 
-    ``engine.state.output`` after each iteration: ``"image"`` and ``"pred"`` [B, C, H, W, D], ``"loss"`` (weighted total)
-    and ``"losses"`` (every term by name, unweighted, with gradient norms). ``engine.codes`` counts the codes of the
-    epoch (:class:`~ctpa_vqgan.metrics.CodeCounter`).
+    ``engine.state.output`` after each iteration: ``"image"`` and ``"pred"`` [B, C, H, W, D], ``"loss"`` (weighted
+    total) and ``"losses"`` (every term by name, unweighted, with gradient norms).
+    ``engine.codes`` counts the codes of the epoch (:class:`~ctpa_vqgan.metrics.CodeCounter`).
 
     Args:
         device: to train on.
@@ -227,7 +227,9 @@ class VQGANTrainer(Trainer):
         low, high = self.hu_window
         body = body_tokens((micro + 1) * ((high - low) / 2) + low, self.network.factor)
         self.codes.update(result.codes, body)
-        return result.reconstruction.detach(), {name: v.detach() for name, v in values.items()} | {"loss": total.detach()}
+        return result.reconstruction.detach(), {name: v.detach() for name, v in values.items()} | {
+            "loss": total.detach()
+        }
 
     def _gan_values(self, micro: torch.Tensor, reconstruction: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the discriminator, held still, says of the reconstruction."""

@@ -11,7 +11,7 @@ PHANTOM_SIZE, PHANTOM_SPACING_MM = (112, 112, 96), (3.2, 3.2, 3.4)
 
 
 def run_demo(data: str | None = None, output: str = "runs/demo") -> None:
-    """Train on small phantoms (or the volumes of a folder), reconstruct one that was held out, and say what to try next.
+    """Train on small phantoms (or a folder of volumes), reconstruct one that was held out, and say what to try next.
 
     Args:
         data: folder of CT volumes; None makes phantoms.
@@ -34,7 +34,7 @@ Done. Look at {folder / "report.md"} and {folder / "montage.png"}; the reconstru
 A few minutes on a CPU show the way, not the quality. Three commands to try next:
   tensorboard --logdir {folder / "tensorboard"}
   python -m ctpa_vqgan inference --checkpoint {weights} --data YOUR_CT.nii.gz --output runs/mine
-  python -m ctpa_vqgan train --data YOUR_FOLDER --output runs/first   # full resolution; on a CPU add --overlay configs/cpu.yaml"""
+  python -m ctpa_vqgan train --data YOUR_FOLDER --output runs/first  (on a CPU add --overlay configs/cpu.yaml)"""
     )
 
 

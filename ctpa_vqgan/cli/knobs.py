@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,14 @@ import yaml
 from ctpa_vqgan.errors import UserError
 
 SEPARATOR = "::"
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -93,10 +101,8 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
         raise UserError(f"{where}: {key} needs a value, {KINDS[type(default)]} such as {default}")
     number = isinstance(default, (int, float)) and not isinstance(default, bool)
     if number and isinstance(value, str):  # YAML reads 1e-4 as text
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     whole = isinstance(value, float) and value.is_integer() and isinstance(default, int)
     value = int(value) if whole else value
     accepted = (int, float) if isinstance(default, float) else type(default)

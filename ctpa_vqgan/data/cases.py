@@ -93,7 +93,11 @@ def _share(name: str) -> float:
 def _listed(datalist: Path, section: str | None) -> list[Path]:
     try:
         content = json.loads(datalist.read_text())
-        items = content[section] if section else [item for part in content.values() if isinstance(part, list) for item in part]
+        items = (
+            content[section]
+            if section
+            else [item for part in content.values() if isinstance(part, list) for item in part]
+        )
         return [datalist.parent / item["image"] for item in items]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

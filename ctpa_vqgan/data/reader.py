@@ -96,7 +96,9 @@ def check_ct(array: np.ndarray, path: str) -> None:
         BadVolume: not 3-D, complex or RGB, not finite, or not in HU.
     """
     if array.ndim != 3:
-        raise BadVolume(f"{path}: expected a 3-D volume, found shape {array.shape}; split phases or channels into files")
+        raise BadVolume(
+            f"{path}: expected a 3-D volume, found shape {array.shape}; split phases or channels into files"
+        )
     if array.dtype.kind not in "iuf":
         raise BadVolume(f"{path}: expected integers or floats, found {array.dtype}; export the CT in HU")
     low, high = float(array.min()), float(array.max())
@@ -148,7 +150,9 @@ def save_like(array: np.ndarray, meta: Mapping[str, Any], path: str | os.PathLik
 
 def _unreadable(path: str, error: Exception) -> BadVolume:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return BadVolume(f"{path}: cannot be read as a CT volume ({type(error).__name__}: {reason}); export or copy it again")
+    return BadVolume(
+        f"{path}: cannot be read as a CT volume ({type(error).__name__}: {reason}); export or copy it again"
+    )
 
 
 def _to_int16(array: np.ndarray) -> np.ndarray:

@@ -28,9 +28,9 @@ HU = "hu"
 class CaseScores(Metric):
     """Scores of every volume: fidelity in HU, use of the codebook, rate. As a metric its value is the mean PSNR.
 
-    Expects MONAI's evaluator with decollated output: ``batch["hu"]`` the original [1, X, Y, Z] in HU, ``output["pred"]``
-    the reconstruction in HU, ``output["image"]`` the input of the network. ``rows`` holds one dict per case;
-    ``engine.state.metrics`` gets the mean of each score.
+    Expects MONAI's evaluator with decollated output: ``batch["hu"]`` the original [1, X, Y, Z] in HU,
+    ``output["pred"]`` the reconstruction in HU, ``output["image"]`` the input of the network. ``rows`` holds one
+    dict per case; ``engine.state.metrics`` gets the mean of each score.
 
     Args:
         network: whose codes are counted.
@@ -79,7 +79,9 @@ class CaseScores(Metric):
 
     def means(self) -> dict[str, float]:
         """Mean of each score over its finite values."""
-        columns = {key: [row[key] for row in self.rows if np.isfinite(row[key])] for key in self.rows[0] if key != "case"}
+        columns = {
+            key: [row[key] for row in self.rows if np.isfinite(row[key])] for key in self.rows[0] if key != "case"
+        }
         return {key: float(np.mean(values)) for key, values in columns.items() if values}
 
     @torch.no_grad()

@@ -44,7 +44,9 @@ class Checkpoints:
         keep_last: older files are removed after a newer one is written.
     """
 
-    def __init__(self, folder: str | Path, state: Mapping[str, Any], save_interval: int = 0, keep_last: int = 2) -> None:
+    def __init__(
+        self, folder: str | Path, state: Mapping[str, Any], save_interval: int = 0, keep_last: int = 2
+    ) -> None:
         if keep_last < 1:
             raise UserError(f"keep_last: expected at least 1, found {keep_last}")
         self.folder, self.state, self.keep_last = Path(folder), dict(state), keep_last
@@ -133,7 +135,9 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> torch.nn.Module:
         UserError: if the file is absent, damaged, or made for another network.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such weights; train first, or give the model.pt of a run as ckpt_path (--checkpoint)")
+        raise UserError(
+            f"{path}: no such weights; train first, or give the model.pt of a run as ckpt_path (--checkpoint)"
+        )
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
     except Exception as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from monai.inferers import Inferer
+
 from ctpa_vqgan.inferers.sliding import network_factor, pad_to_multiple
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.progress import progress_bar

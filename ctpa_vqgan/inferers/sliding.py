@@ -99,14 +99,13 @@ class VQGANInferer(SlidingWindowInferer):
             volume,
             roi,
             self.sw_batch_size,
-            _first_output_of(network, bar),
+            _first_output_of(network, args, bar),
             self.overlap,
             self.mode,
             self.sigma_scale,
             sw_device=self.sw_device,
             device=kwargs.pop("device", self.device),
             roi_weight_map=self._weight_map(roi),
-            *args,
             **kwargs,
         )
         bar.close()
@@ -143,8 +142,8 @@ def pad_to_multiple(volume: torch.Tensor, factor: Sequence[int], value: float) -
     return F.pad(volume, [n for m in reversed(missing) for n in (0, m)], value=value) if any(missing) else volume
 
 
-def _first_output_of(network: Callable, bar: tqdm) -> Callable:
-    def predict(window: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _first_output_of(network: Callable, args: tuple, bar: tqdm) -> Callable:
+    def predict(window: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         output = network(window, *args, **kwargs)
         if isinstance(output, (tuple, list)):
             output = output[0]

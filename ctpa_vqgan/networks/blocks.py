@@ -36,7 +36,9 @@ def input_range(module: nn.Module, low: int, high: int, axis: int) -> tuple[int,
             low, high = input_range(child, low, high, axis)
         return low, high
     if isinstance(module, nn.GroupNorm):
-        raise UnboundedReceptiveField("GroupNorm takes its statistics over the whole volume; use norm='rms' for exact tiles")
+        raise UnboundedReceptiveField(
+            "GroupNorm takes its statistics over the whole volume; use norm='rms' for exact tiles"
+        )
     own = getattr(module, "input_range", None)
     return own(low, high, axis) if own else (low, high)
 
@@ -113,12 +115,14 @@ class ChannelRMSNorm(nn.Module):
 
 
 def make_norm(kind: str, channels: int, num_groups: int) -> nn.Module:
-    """``"rms"`` (per voxel, exact tiles) or ``"group"`` (GroupNorm, as in the baseline; tiles differ from the whole)."""
+    """``"rms"`` (per voxel, exact tiles) or ``"group"`` (GroupNorm, as the baseline; tiles differ from the whole)."""
     if kind == "rms":
         return ChannelRMSNorm(channels)
     if kind == "group":
         if channels % num_groups:
-            raise ValueError(f"norm='group' needs channels that are multiples of num_groups={num_groups}, found {channels}")
+            raise ValueError(
+                f"norm='group' needs channels that are multiples of num_groups={num_groups}, found {channels}"
+            )
         return nn.GroupNorm(num_groups, channels, eps=1e-6)
     raise ValueError(f"norm must be 'rms' or 'group', found {kind!r}")
 

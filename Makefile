@@ -1,0 +1,23 @@
+# make demo   see the whole way in a few minutes        make test   lint and all tests
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?=
+
+.PHONY: install demo test lint
+
+install: .venv/.installed
+
+.venv/.installed: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m ctpa_vqgan demo --output runs/demo $(if $(DATA),--data '$(DATA)')
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
