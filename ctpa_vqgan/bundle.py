@@ -115,6 +115,8 @@ def check_knobs(
         raise UserError(f"device: expected cpu, cuda or cuda:<number>, found {device!r}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {device} was asked for, but PyTorch finds no CUDA GPU; use --device cpu")
+    if kind == "cuda" and (torch.device(device).index or 0) >= (number := torch.cuda.device_count()):
+        raise UserError(f"device: {device} was asked for, but there are {number} CUDA GPUs; use cuda:0 to {number - 1}")
 
 
 def _triple(name: str, value: Any) -> list[int]:

@@ -196,10 +196,13 @@ class VQGANTrainer(Trainer):
         engine.state.output = {Keys.IMAGE: images, Keys.PRED: torch.cat(reconstructions)}
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
 
-        self._refuse_bad_numbers(sums, batchdata)
-        sums["generator_grad_norm"] = self._apply(self.network, self.g_optimizer, self.g_scheduler)
+        sums["generator_grad_norm"] = self._clip(self.network)
         if weight:
-            sums["discriminator_grad_norm"] = self._apply(self.discriminator, self.d_optimizer, self.d_scheduler)
+            sums["discriminator_grad_norm"] = self._clip(self.discriminator)
+        self._refuse_bad_numbers(sums, batchdata)
+        self._step(self.g_optimizer, self.g_scheduler)
+        if weight:
+            self._step(self.d_optimizer, self.d_scheduler)
         self.network.quantizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.network)
@@ -251,13 +254,14 @@ class VQGANTrainer(Trainer):
         (loss * share).backward()
         return {"discriminator": loss.detach()}
 
-    def _apply(self, module: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> float:
-        """Clip, step, and tell the norm of the gradient before clipping."""
-        norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm))
+    def _clip(self, module: nn.Module) -> float:
+        """Clip the gradient, and tell its norm before that."""
+        return float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm))
+
+    def _step(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
-        return norm
 
     def _refuse_bad_numbers(self, values: dict[str, float], batchdata: dict[str, Any]) -> None:
         """Stop before a NaN reaches the weights."""

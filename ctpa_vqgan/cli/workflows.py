@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -73,9 +74,7 @@ def run_workflow(
     configs = [root / "configs" / config for config in workflow.configs]
     known = known_knobs(configs)
     files = [*configs, *_model_config(checkpoint), *map(Path, overlays)]
-    for overlay in files[len(configs) :]:
-        checked(read_yaml(overlay), known, str(overlay))
-    overrides: dict[str, Any] = {"bundle_root": str(root)}
+    overrides: dict[str, Any] = {"bundle_root": str(root)} | _mended(files[len(configs) :], known)
     overrides |= {workflow.data_knob: data} if data else {}
     overrides |= {"output_dir": output} if output else {}
     overrides |= {"ckpt_path": checkpoint} if checkpoint else {}
@@ -85,9 +84,23 @@ def run_workflow(
     _run(workflow.run_id, [str(f) for f in files], root, overrides)
 
 
+def _mended(overlays: Sequence[Path], known: dict[str, Any]) -> dict[str, Any]:
+    """What the overlays mean but MONAI would read otherwise (YAML takes 1e-4 for text); refuses what does not fit."""
+    mended: dict[str, Any] = {}
+    for overlay in overlays:
+        content = read_yaml(overlay)
+        for key, value in checked(content, known, str(overlay)).items():
+            mended.pop(key, None)
+            if value is not content[key]:
+                mended[key] = value
+    return mended
+
+
 def _run(run_id: str, files: list[str], root: Path, overrides: dict[str, Any]) -> None:
     from monai.bundle import run
 
+    # MONAI warns that overlays lie elsewhere than the bundle: they are meant to
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # MONAI warns that a config may run any code; these are the bundle's own
         warnings.filterwarnings("ignore", message="parsing config_file")

@@ -60,10 +60,13 @@ def training_cases(source: str | Path, val_fraction: float = 0.1) -> list[Case]:
 def validation_cases(source: str | Path, val_fraction: float = 0.1) -> list[Case]:
     """Cases to validate on: the datalist's ``validation``, or a share chosen by a hash of the name.
 
-    The hash keeps a case on its side when others are added. At least one case is chosen; a single case serves both
-    sides, and the log says so.
+    The hash keeps a case on its side when others are added. At least one case is chosen (so in a small data set a new
+    case may take the place of the one held out); a single case serves both sides, and the log says so.
     """
-    return _split(source, val_fraction)[1]
+    training, validation = _split(source, val_fraction)
+    if training == validation:
+        logger.warning("one case only: it is used for training and for validation, so the scores are not held out")
+    return validation
 
 
 def _split(source: str | Path, val_fraction: float) -> tuple[list[Case], list[Case]]:
@@ -74,7 +77,6 @@ def _split(source: str | Path, val_fraction: float) -> tuple[list[Case], list[Ca
         return find_cases(source, "training"), find_cases(source, "validation")
     cases = find_cases(source)
     if len(cases) == 1:
-        logger.warning("one case only: it is used for training and for validation, so the scores are not held out")
         return cases, cases
     ranked = sorted(cases, key=lambda case: _share(case["case"]))
     count = min(max(1, sum(_share(case["case"]) < val_fraction for case in cases)), len(cases) - 1)

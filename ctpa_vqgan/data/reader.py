@@ -75,6 +75,8 @@ class CTReader(ImageReader):
             raise _unreadable(path, error) from error
         check_ct(array, path)
         orientation = nib.io_orientation(affine)
+        if np.isnan(orientation).any():
+            raise BadVolume(f"{path}: expected an affine with three axes, found {affine.tolist()}; export the CT again")
         turned = nib.apply_orientation(array, orientation)
         ras_affine = affine @ nib.orientations.inv_ornt_aff(orientation, array.shape)
         meta = {

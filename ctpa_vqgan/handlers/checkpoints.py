@@ -75,13 +75,18 @@ class Checkpoints:
         """Load the newest checkpoint, if there is one, and let the trainer go on from there.
 
         Raises:
-            UserError: if the file does not fit the networks of this run.
+            UserError: if the file is damaged or does not fit the networks of this run.
         """
         if not self.files():
             return
         path = self.files()[-1]
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"{path}: a damaged checkpoint ({type(error).__name__}); delete it to go on from the one before"
+            ) from error
+        try:
             for name, item in self.state.items():
                 item.load_state_dict(content[name])
         except Exception as error:
@@ -108,8 +113,11 @@ class ModelExport:
         self.folder, self.network, self.knobs = Path(folder), network, dict(knobs)
 
     def attach(self, engine: Engine) -> None:
-        """Write after every epoch, so that a run stopped early leaves a usable network too."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        """Write after every epoch, so that a run stopped early leaves a usable network too.
+
+        At the end again: a run that stopped between its last checkpoint and this handler has nothing else left to do.
+        """
+        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.save)
 
     def save(self, engine: Engine | None = None) -> None:
         """Write both files."""

@@ -41,5 +41,6 @@ class Progress:
         self.bar.close()
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        self.bar.close()
+        if self.bar is not None:  # a handler before this one may have failed at the start
+            self.bar.close()
         raise error

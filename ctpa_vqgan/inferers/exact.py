@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type, convert_to_tensor
+
 
 from ctpa_vqgan.inferers.sliding import network_factor, pad_to_multiple
 from ctpa_vqgan.networks import VQGAN
@@ -35,7 +37,8 @@ class ExactTileInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: VQGAN) -> torch.Tensor:
         """Volumes [B, C, H, W, D] -> what their codes decode to, on the same grid."""
         volume = self.decode(self.encode(inputs, network), network)
-        return volume[(..., *(slice(s) for s in inputs.shape[2:]))]
+        volume = volume[(..., *(slice(s) for s in inputs.shape[2:]))]
+        return convert_to_dst_type(volume, inputs, dtype=volume.dtype)[0]
 
     @torch.no_grad()
     def encode(self, inputs: torch.Tensor, network: VQGAN) -> torch.Tensor:
@@ -48,7 +51,8 @@ class ExactTileInferer(Inferer):
         """
         factor = network_factor(network)
         core = self._core(factor)
-        volume = pad_to_multiple(inputs, factor, self.cval)
+        # a plain tensor: the affine of the voxels would be wrong for latents and codes
+        volume = pad_to_multiple(convert_to_tensor(inputs), factor, self.cval)
         grid = [s // f for s, f in zip(volume.shape[2:], factor)]
         latents = volume.new_empty(len(volume), network.embedding_dim, *grid)
         device = next(network.parameters()).device
@@ -79,8 +83,9 @@ class ExactTileInferer(Inferer):
         return volume
 
     def _core(self, factor: Sequence[int]) -> tuple[int, ...]:
-        if any(t % f or t < 1 for t, f in zip(self.tile_size, factor)):
-            raise ValueError(f"tile_size {self.tile_size} must be a multiple of the compression factor {factor}")
+        size = self.tile_size
+        if len(size) != len(factor) or any(t % f or t < 1 for t, f in zip(size, factor)):
+            raise ValueError(f"tile_size {size} must be {len(factor)} multiples of the compression factor {factor}")
         return tuple(t // f for t, f in zip(self.tile_size, factor))
 
     def _tiles(self, grid: Sequence[int], core: Sequence[int], halo: Sequence[int]) -> Iterator[tuple]:

@@ -22,8 +22,9 @@ BLEND_MODES = ("gaussian", "linear", "constant")
 class VQGANInferer(SlidingWindowInferer):
     """MONAI's sliding-window inferer for volumes of any size: pads with air, blends, crops back.
 
-    Each window is encoded and decoded by itself and the images are blended, the classic way. Windows shrink to the
-    volume where it is smaller, and the volume is padded at its end to a multiple of the network's factor.
+    Each window is encoded and decoded by itself and the images are blended, the classic way. The volume is padded at
+    its end to a multiple of the network's factor, and windows shrink to it where it is smaller. A network that does not
+    tell its factor may need whole windows: for it, a smaller volume is padded to the window on both sides.
 
     Args:
         roi_size: window in voxels; each side a multiple of the factor.
@@ -87,11 +88,12 @@ class VQGANInferer(SlidingWindowInferer):
             network: called with windows; of several outputs the first counts.
         """
         size = inputs.shape[2:]
-        factor = tuple(self.factor or network_factor(network) or (1,) * len(size))
+        known = self.factor or network_factor(network)
+        factor = tuple(known or (1,) * len(size))
         if any(r % f for r, f in zip(self.roi_size, factor)):
             raise ValueError(f"roi_size {self.roi_size} must be a multiple of the compression factor {factor}")
         volume = pad_to_multiple(inputs if inputs.dtype == torch.float64 else inputs.float(), factor, self.cval)
-        roi = tuple(min(r, s) for r, s in zip(self.roi_size, volume.shape[2:]))
+        roi = tuple(min(r, s) if known else r for r, s in zip(self.roi_size, volume.shape[2:]))
         steps = [int(r * (1 - o)) if r < s else r for r, o, s in zip(roi, self.overlaps, volume.shape[2:])]
         windows = len(volume) * len(dense_patch_slices(volume.shape[2:], roi, steps))
         bar = progress_bar(windows, "windows", leave=False, show=self.progress)
@@ -103,6 +105,7 @@ class VQGANInferer(SlidingWindowInferer):
             self.overlap,
             self.mode,
             self.sigma_scale,
+            cval=self.cval,
             sw_device=self.sw_device,
             device=kwargs.pop("device", self.device),
             roi_weight_map=self._weight_map(roi),

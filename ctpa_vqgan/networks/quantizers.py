@@ -17,12 +17,12 @@ from torch import nn
 
 INITIALIZATIONS = ("kmeans", "data", "random")
 # What only training needs: left out of inference weights, and set to a fresh start where a state_dict has none of it.
+# The number of steps stays with the codes: without it, fine-tuning would take them for new ones and forget them at once.
 TRAINING_STATE = (
     "ema_count",
     "ema_sum",
     "ema_pending_count",
     "ema_pending_sum",
-    "num_steps",
     "num_patches",
     "reservoir",
     "num_in_reservoir",
@@ -93,6 +93,7 @@ class VectorQuantizer(nn.Module):
         self.normalize, self.init, self.init_steps = normalize, init, init_steps
         self.restart_threshold, self.restart_interval = restart_threshold, restart_interval
         self.chunk_elements, self.seed = chunk_elements, seed
+        size = reservoir_size or 8 * num_embeddings
         #: how to build this quantizer again, as part of a MONAI bundle's ``network_def``
         self.config = {
             "_target_": "ctpa_vqgan.networks.VectorQuantizer",
@@ -104,8 +105,10 @@ class VectorQuantizer(nn.Module):
             "init_steps": init_steps,
             "restart_threshold": restart_threshold,
             "restart_interval": restart_interval,
+            "reservoir_size": size,
+            "patches_in_reservoir": patches_in_reservoir,
+            "seed": seed,
         }
-        size = reservoir_size or 8 * num_embeddings
         self.latents_per_patch = max(1, size // patches_in_reservoir)
 
         generator = torch.Generator().manual_seed(seed)
@@ -113,8 +116,9 @@ class VectorQuantizer(nn.Module):
         if normalize:
             embedding = F.normalize(embedding, dim=1)
         self.register_buffer("embedding", embedding)
-        self.register_buffer("ema_count", torch.ones(num_embeddings))
-        self.register_buffer("ema_sum", embedding.clone())
+        # all zero until the first step on initialised codes, see _start_averages
+        self.register_buffer("ema_count", torch.zeros(num_embeddings))
+        self.register_buffer("ema_sum", torch.zeros(num_embeddings, embedding_dim))
         self.register_buffer("initialized", torch.tensor(init == "random"))
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("num_patches", torch.zeros((), dtype=torch.int64))
@@ -149,7 +153,7 @@ class VectorQuantizer(nn.Module):
 
     def embed(self, embedding_indices: torch.Tensor) -> torch.Tensor:
         """Codes [B, h, w, d] -> their vectors [B, E, h, w, d]."""
-        return self.embedding[embedding_indices].movedim(-1, 1)
+        return self.embedding[embedding_indices].movedim(-1, 1).contiguous()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -171,11 +175,8 @@ class VectorQuantizer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Accept inference weights, which carry no :data:`TRAINING_STATE`: averages then start at the codes."""
-        for name in TRAINING_STATE:
+        for name in (*TRAINING_STATE, "num_steps"):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
-        if not state_dict[prefix + "ema_count"].any():
-            state_dict[prefix + "ema_count"] = torch.ones_like(self.ema_count)
-            state_dict[prefix + "ema_sum"] = state_dict[prefix + "embedding"].clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # -- search --------------------------------------------------------------------------------------------------
@@ -229,13 +230,18 @@ class VectorQuantizer(nn.Module):
             total = torch.zeros_like(self.embedding).index_add_(0, codes, latents)
             used = count > 0
             self.embedding[used] = self._on_sphere(total[used] / count[used, None])
-        # every code starts with an equal share, so that none is dead before it had its chance
+        self._start_averages()
+        self.initialized.fill_(True)
+
+    def _start_averages(self) -> None:
+        """Give every code an equal share of this step's latents, so that none is dead before it had its chance."""
         self.ema_count.fill_(float(self.ema_pending_count.sum()) / self.num_embeddings)
         self.ema_sum.copy_(self.embedding * self.ema_count[:, None])
-        self.initialized.fill_(True)
 
     def _follow(self) -> None:
         """Move counts and sums towards this step's; a code without hits keeps its place."""
+        if not self.ema_count.any():
+            self._start_averages()
         # short memory at first: early latents move fast, and the starting counts are a guess
         steps = int(self.num_steps)
         weight = 1 - min(self.decay, (1 + steps) / (10 + steps))

@@ -186,7 +186,8 @@ class VQGAN(nn.Module):
                 f"volume size {size} must be a multiple of the compression factor {self.factor}; "
                 f"pad with DivisiblePadd(k={self.factor}) or use VQGANInferer, which pads and crops back"
             )
-        return self.encoder(images)
+        # plain layout: MONAI's diffusion inferers call view() on latents
+        return self.encoder(images).contiguous()
 
     def quantize(self, encodings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents [B, E, h, w, d] -> (nearest codes' vectors [B, E, h, w, d], commitment loss)."""

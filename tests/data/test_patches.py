@@ -1,0 +1,284 @@
+"""Patches are a function of the seed and their number: for any number of workers, and after any restart."""
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+
+from ctpa_vqgan.bundle import default_stride, overlap
+from ctpa_vqgan.data import grid_windows, load_volume, patch_dataset, patch_loader, prepare_patch, training_cases
+from ctpa_vqgan.errors import UserError
+
+WINDOW = (-1000.0, 1000.0)
+PATCH, STRIDE = (12, 12, 8), (9, 9, 6)
+SIZES = {"a": (20, 16, 10), "b": (12, 21, 14), "c": (9, 13, 7)}  # one with sides below the patch
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Three volumes whose every voxel says in which volume and where it lies."""
+    folder = tmp_path_factory.mktemp("volumes")
+    for number, (name, size) in enumerate(SIZES.items()):
+        index = np.arange(np.prod(size)).reshape(size) % 1701
+        volume = (index - 900 + 50 * number).astype(np.int16)
+        volume[0, 0, :2] = -2048, 1000
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / f"{name}.nii.gz")
+    return [{"image": str(folder / f"{name}.nii.gz"), "case": name} for name in SIZES]
+
+
+def make(cases, sampling, flips=True, **options):
+    options = {"num_samples": 5, "batch_size": 3, "seed": 7} | options
+    return patch_dataset(cases, load_volume(), prepare_patch(WINDOW, flips), PATCH, STRIDE, sampling, **options)
+
+
+def epoch(dataset, number=0, workers=0, batch_size=3):
+    """All batches of one epoch."""
+    dataset.start_at(number * dataset.num_patches)
+    return list(patch_loader(dataset, batch_size, workers))
+
+
+def flat(batches):
+    """(sample number, case, patch) one by one."""
+    return [
+        (int(sample), case, image)
+        for batch in batches
+        for sample, case, image in zip(batch["sample"], batch["case"], batch["image"])
+    ]
+
+
+def assert_same(one, other):
+    assert [entry[:2] for entry in one] == [entry[:2] for entry in other]
+    for (*_, first), (*_, second) in zip(one, other):
+        assert torch.equal(first, second)
+
+
+# -- the grid ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_resolution_ctpa_has_54_windows():
+    assert default_stride([256, 256, 128]) == [192, 192, 96]
+    windows = grid_windows((512, 512, 604), (256, 256, 128), (192, 192, 96))
+    assert len(windows) == 54
+    assert [w[2].start for w in windows[:6]] == [0, 96, 192, 288, 384, 476]
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "stride"),
+    [
+        ((512, 512, 604), (256, 256, 128), (192, 192, 96)),
+        ((40, 37, 50), (16, 12, 20), (12, 9, 15)),
+        ((40, 16, 50), (16, 16, 20), (16, 8, 5)),
+    ],
+)
+def test_the_grid_visits_the_windows_of_monais_sliding_window_inference(size, patch, stride):
+    # every voxel of this volume without memory says where it lies along one axis: three such give a window's corner
+    corners = []
+    for axis in range(3):
+        shape = [1, 1, 1, 1, 1]
+        shape[2 + axis] = size[axis]
+        volume = torch.arange(size[axis], dtype=torch.float32).reshape(shape).expand(1, 1, *size)
+        starts = []
+
+        def look(window, starts=starts):
+            starts.append(int(window[0, 0, 0, 0, 0]))
+            return torch.zeros(1, 1, 1, 1, 1)  # what comes back is of no interest
+
+        sliding_window_inference(volume, patch, 1, look, overlap(patch, stride), mode="constant")
+        corners.append(starts)
+    assert [tuple(s.start for s in window) for window in grid_windows(size, patch, stride)] == list(zip(*corners))
+
+
+def test_a_side_below_the_patch_counts_as_padded_to_it():
+    assert grid_windows((10, 30, 8), (16, 16, 8), (12, 12, 6)) == grid_windows((16, 30, 8), (16, 16, 8), (12, 12, 6))
+
+
+def test_the_grid_covers_every_voxel(cases):
+    dataset = make(cases, "grid")
+    for name, windows in zip(SIZES, dataset.windows):
+        seen = np.zeros([max(s, p) for s, p in zip(SIZES[name], PATCH)], bool)
+        for window in windows:
+            seen[window] = True
+        assert seen.all()
+
+
+def test_an_epoch_of_the_grid_is_every_window_once(cases):
+    dataset = make(cases, "grid", flips=False)
+    volumes = {case["case"]: padded(case) for case in cases}
+    expected = [
+        (case["case"], tuple(s.start for s in window)) for case, ws in zip(cases, dataset.windows) for window in ws
+    ]
+    found = []
+    for _, name, image in flat(epoch(dataset)):
+        corners = [
+            w for w in dataset.windows[list(SIZES).index(name)] if same(volumes[name][(slice(None), *w)], image)
+        ]
+        assert len(corners) == 1
+        found.append((name, tuple(s.start for s in corners[0])))
+    assert sorted(found) == sorted(expected)
+    assert found != expected, "in shuffled order"
+
+
+def padded(case):
+    """The volume on the network's scale, at least a patch large, computed by hand."""
+    voxels = np.asarray(nib.load(case["image"]).dataobj).astype(np.float32)
+    missing = [(0, max(0, p - s)) for s, p in zip(voxels.shape, PATCH)]
+    return torch.from_numpy(np.clip(np.pad(voxels, missing, constant_values=-1000), -1000, 1000) / 1000)[None]
+
+
+def same(one, other):
+    """Equal up to a tenth of a HU."""
+    return bool(torch.allclose(one, other, atol=1e-4, rtol=0))
+
+
+# -- one stream --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_the_stream_is_the_same_for_any_number_of_workers(cases, sampling):
+    streams = [flat(epoch(make(cases, sampling), number=1, workers=workers)) for workers in (0, 1, 2)]
+    assert_same(streams[0], streams[1])
+    assert_same(streams[0], streams[2])
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_samples_are_numbered_through_the_run(cases, sampling):
+    dataset = make(cases, sampling)
+    for number in range(2):
+        first = number * dataset.num_patches
+        assert [s for s, *_ in flat(epoch(dataset, number))] == list(range(first, first + dataset.num_patches))
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_stream_started_in_the_middle_is_the_tail_of_the_whole(cases, sampling):
+    whole = flat(epoch(make(cases, sampling), number=2))
+    dataset = make(cases, sampling)
+    dataset.start_at(2 * dataset.num_patches + 6)
+    assert_same(flat(patch_loader(dataset, 3)), whole[6:])
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_the_number_of_batches_is_known_before(cases, sampling):
+    dataset = make(cases, sampling)
+    assert len(epoch(dataset, batch_size=4)) == dataset.num_batches(4)
+
+
+def test_random_patches_come_as_many_per_volume_as_asked(cases):
+    drawn = [case for _, case, _ in flat(epoch(make(cases, "random", num_samples=4)))]
+    assert sorted(drawn) == sorted([*SIZES] * 4)
+    assert drawn != sorted(drawn), "patients are mixed"
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_each_epoch_has_an_order_of_its_own(cases, sampling):
+    dataset = make(cases, sampling)
+    orders = [[case for _, case, _ in flat(epoch(dataset, number))] for number in range(4)]
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_another_seed_gives_another_stream(cases, sampling):
+    one, other = (flat(epoch(make(cases, sampling, seed=seed))) for seed in (0, 1))
+    assert any(not torch.equal(a, b) for (*_, a), (*_, b) in zip(one, other))
+
+
+def test_positions_are_drawn_anew_in_each_epoch(cases):
+    dataset = make(cases[:1], "random", flips=False)
+    one, other = (flat(epoch(dataset, number)) for number in (0, 1))
+    assert any(not torch.equal(a, b) for (*_, a), (*_, b) in zip(one, other))
+
+
+def test_nothing_is_drawn_from_the_global_generators(cases):
+    torch.manual_seed(3)
+    np.random.seed(3)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(3)
+    np.random.seed(3)
+    for sampling in ("random", "grid"):
+        epoch(make(cases, sampling))
+    assert (torch.rand(1), np.random.rand()) == expected
+
+
+# -- patches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_patch_is_cut_from_its_volume_and_scaled_and_nothing_else(cases, sampling):
+    volumes = {case["case"]: padded(case) for case in cases}
+    for _, name, image in flat(epoch(make(cases, sampling, flips=False))):
+        assert image.shape == (1, *PATCH)
+        size = volumes[name].shape[1:]
+        corners = itertools.product(*(range(s - p + 1) for s, p in zip(size, PATCH)))
+        places = ((slice(None), *(slice(c, c + p) for c, p in zip(corner, PATCH))) for corner in corners)
+        assert any(same(volumes[name][place], image) for place in places)
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_volume_below_the_patch_is_padded_with_air(cases, sampling):
+    patches = [image for _, _, image in flat(epoch(make(cases[2:], sampling, flips=False)))]
+    assert patches
+    for image in patches:
+        assert image.shape == (1, *PATCH)
+        assert (image[:, 9:] == -1).all()
+        assert (image[:, :, :, 7:] == -1).all()
+        assert (image[:, 1:9, :12, :7] > -1).any()
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_scanner_padding_is_air_in_a_patch(cases, sampling):
+    for _, _, image in flat(epoch(make(cases, sampling))):
+        assert image.min() >= -1
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_patches_are_plain_float32_tensors(cases, sampling):
+    for item in make(cases, sampling) if sampling == "grid" else [make(cases, sampling)[0]]:
+        assert type(item["image"]) is torch.Tensor
+        assert item["image"].dtype == torch.float32
+        assert set(item) == {"image", "case", "sample"}
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_patch_does_not_keep_its_volume_alive(cases, sampling):
+    dataset = make(cases, sampling)
+    for item in dataset if sampling == "grid" else [dataset[number] for number in range(5)]:
+        assert item["image"].untyped_storage().nbytes() == 4 * np.prod(PATCH)
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_volume_is_read_once_per_epoch(cases, sampling):
+    read = []
+    load = load_volume()
+
+    def counting(item):
+        read.append(item["image"])
+        return load(item)
+
+    dataset = patch_dataset(cases, counting, prepare_patch(WINDOW), PATCH, STRIDE, sampling, num_samples=5)
+    epoch(dataset)
+    assert sorted(read) == sorted(case["image"] for case in cases)
+
+
+def test_volumes_beyond_those_in_memory_are_let_go(cases):
+    dataset = make(cases, "random")
+    dataset.volumes.capacity = dataset.volumes_in_memory = 1
+    held = set()
+    for batch in patch_loader(dataset, 1):
+        held.add(len(dataset.volumes))
+        assert batch["image"].shape == (1, 1, *PATCH)
+    assert held == {1}
+
+
+def test_an_unknown_sampling_is_refused_with_the_choice(cases):
+    with pytest.raises(UserError, match="patch_sampling: expected 'random' or 'grid', found 'all'"):
+        make(cases, "all")
+
+
+def test_training_cases_feed_the_dataset(cases, tmp_path):
+    for case in cases:
+        (tmp_path / f"{case['case']}.nii.gz").symlink_to(case["image"])
+    dataset = make(training_cases(tmp_path), "random")
+    assert dataset.num_patches == 2 * 5, "one of three is held out"
