@@ -11,7 +11,6 @@ import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-
 from ctpa_vqgan.inferers.sliding import network_factor, pad_to_multiple
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.progress import progress_bar

@@ -17,7 +17,7 @@ from torch import nn
 
 INITIALIZATIONS = ("kmeans", "data", "random")
 # What only training needs: left out of inference weights, and set to a fresh start where a state_dict has none of it.
-# The number of steps stays with the codes: without it, fine-tuning would take them for new ones and forget them at once.
+# The number of steps stays with the codes: without it, fine-tuning would take them for new and forget them at once.
 TRAINING_STATE = (
     "ema_count",
     "ema_sum",
