@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,9 +49,10 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> No
         print(f"error: {cause}", file=sys.stderr)
 
 
-def default_stride(patch_size: Sequence[int]) -> list[int]:
-    """Three quarters of the patch: 192x192x96 for 256x256x128, an overlap of 25 %."""
-    return [side * 3 // 4 for side in _triple("patch_size", patch_size)]
+def default_stride(patch_size: Sequence[int], factor: Sequence[int]) -> list[int]:
+    """Three quarters of the patch in whole codes: 192x192x96 for 256x256x128, an overlap of 25 %."""
+    pairs = zip(_triple("patch_size", patch_size), _triple("factor", factor))
+    return [max(side * 3 // 4 // f, 1) * f for side, f in pairs]
 
 
 def overlap(patch_size: Sequence[int], stride: Sequence[int]) -> list[float]:
@@ -72,8 +74,18 @@ def first_cases(source: str, val_fraction: float, number: int) -> list[Case]:
 
 
 def lpips(path: str | None, device: torch.device | str) -> LPIPS | None:
-    """The LPIPS term, if the user has its weights."""
-    return None if path is None else LPIPS(path).to(device)
+    """The LPIPS term, if the user has its weights.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UserError(
+            f"lpips_path: expected a file of VGG16 and LPIPS weights, found none at {path}; see docs of LPIPS"
+        )
+    return LPIPS(path).to(device)
 
 
 def start_from(network: VQGAN, path: str | None) -> None:

@@ -9,6 +9,11 @@ from tqdm import tqdm
 LOG_SECONDS = 30
 
 
+def say(text: str) -> None:
+    """A line on stderr that does not tear a bar apart."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def progress_bar(total: int | None, label: str, initial: int = 0, leave: bool = True, show: bool = True) -> tqdm:
     """A bar on stderr; where that is a log file, a line every half minute instead of a moving bar."""
     interval = 0.2 if sys.stderr.isatty() else LOG_SECONDS

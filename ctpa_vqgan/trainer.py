@@ -57,9 +57,9 @@ class VQGANTrainer(Trainer):
     stands still meanwhile, and its statistics act once per step, so ``micro_batch_size`` changes memory, not results.
     Until ``adversarial_start`` no discriminator work is done at all.
 
-    ``engine.state.output`` after each iteration: ``"image"`` and ``"pred"`` [B, C, H, W, D], ``"loss"`` (weighted
-    total) and ``"losses"`` (every term by name, unweighted, with gradient norms).
-    ``engine.codes`` counts the codes of the epoch (:class:`~ctpa_vqgan.metrics.CodeCounter`).
+    ``engine.state.output`` after each iteration has ``"image"``, ``"pred"`` and ``"loss"`` (weighted total), decollated
+    as MONAI's engines do it. ``engine.terms`` holds the same total and every term by name, unweighted, with gradient
+    norms; ``engine.codes`` counts the codes of the epoch (:class:`~ctpa_vqgan.metrics.CodeCounter`).
 
     Args:
         device: to train on.
@@ -116,6 +116,7 @@ class VQGANTrainer(Trainer):
         additional_metrics: dict | None = None,
         metric_cmp_fn: Callable = default_metric_cmp_fn,
         train_handlers: Sequence | None = None,
+        decollate: bool = True,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
@@ -135,7 +136,7 @@ class VQGANTrainer(Trainer):
             additional_metrics=additional_metrics,
             metric_cmp_fn=metric_cmp_fn,
             handlers=train_handlers,
-            decollate=False,
+            decollate=decollate,
         )
         self.network, self.discriminator, self.losses, self.ema = network, discriminator, losses, ema
         self.g_optimizer, self.g_scheduler = g_optimizer, g_scheduler
@@ -145,6 +146,7 @@ class VQGANTrainer(Trainer):
         self.bf16 = precision == "bf16" or (precision == "auto" and self.state.device.type == "cuda")
         self.inferer = inferer or SimpleInferer()
         self.codes = CodeCounter(network.num_embeddings)
+        self.terms: dict[str, float] = {}
         self.patches_per_second = 0.0
         self.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
 
@@ -207,7 +209,8 @@ class VQGANTrainer(Trainer):
         if self.ema is not None:
             self.ema.update_parameters(self.network)
         self.patches_per_second = len(images) / (time.perf_counter() - began)
-        engine.state.output |= {Keys.LOSS: sums.pop("loss"), "losses": sums}
+        self.terms = sums
+        engine.state.output[Keys.LOSS] = sums["loss"]
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import ITKReader, NibabelReader
+from monai.data import ITKReader
 from monai.data.image_reader import ImageReader
 
 from ctpa_vqgan.errors import BadVolume
@@ -56,27 +56,26 @@ class CTReader(ImageReader):
         path = str(data[0] if isinstance(data, (list, tuple)) else data)
         if not Path(path).is_file():
             raise BadVolume(f"{path}: no such file; expected a CT volume ({', '.join(SUFFIXES)})")
-        reader = NibabelReader() if path.lower().endswith(NIFTI_SUFFIXES) else ITKReader()
         try:
-            return path, (reader, reader.read(path))
+            return path, nib.load(path) if path.lower().endswith(NIFTI_SUFFIXES) else ITKReader().read(path)
         except Exception as error:
             raise _unreadable(path, error) from error
 
     def get_data(self, img: tuple[str, Any]) -> tuple[np.ndarray, dict]:
         """Voxels [X, Y, Z] int16 in RAS, and metadata."""
-        path, (reader, handle) = img
+        path, handle = img
         try:
-            if isinstance(reader, NibabelReader):
+            if isinstance(handle, nib.Nifti1Image):  # not MONAI's reader, which repairs headers: the affine stays
                 array, affine = np.asanyarray(handle.dataobj), handle.affine
             else:
-                array, meta = reader.get_data(handle)
+                array, meta = ITKReader().get_data(handle)
                 affine = np.asarray(meta["affine"])
         except Exception as error:
             raise _unreadable(path, error) from error
+        if array.ndim == 4 and array.shape[3] == 1:  # one phase, as many exports have it
+            array = array[..., 0]
         check_ct(array, path)
         orientation = nib.io_orientation(affine)
-        if np.isnan(orientation).any():
-            raise BadVolume(f"{path}: expected an affine with three axes, found {affine.tolist()}; export the CT again")
         turned = nib.apply_orientation(array, orientation)
         ras_affine = affine @ nib.orientations.inv_ornt_aff(orientation, array.shape)
         meta = {
@@ -115,9 +114,9 @@ def check_ct(array: np.ndarray, path: str) -> None:
 
 def volume_shape(path: str | os.PathLike) -> tuple[int, int, int]:
     """Size in RAS order; from the header alone for NIfTI."""
-    path, (reader, handle) = CTReader().read(path)
-    if not isinstance(reader, NibabelReader):
-        return CTReader().get_data((path, (reader, handle)))[0].shape
+    path, handle = CTReader().read(path)
+    if not isinstance(handle, nib.Nifti1Image):
+        return CTReader().get_data((path, handle))[0].shape
     order = np.argsort(nib.io_orientation(handle.affine)[:, 0])
     return tuple(int(handle.shape[axis]) for axis in order)
 

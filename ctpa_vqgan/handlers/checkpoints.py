@@ -147,7 +147,11 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> torch.nn.Module:
             f"{path}: no such weights; train first, or give the model.pt of a run as ckpt_path (--checkpoint)"
         )
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: damaged, or no plain weights file ({type(error).__name__}); copy it again") from error
+    try:
+        network.load_state_dict(weights, strict=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

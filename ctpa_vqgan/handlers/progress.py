@@ -9,7 +9,7 @@ from ctpa_vqgan.progress import progress_bar
 
 
 class Progress:
-    """A bar over the iterations of the whole run, with loss and time left.
+    """A bar over the iterations of an engine with the time left; a VQGANTrainer's shows its loss too.
 
     Args:
         label: in front of the bar.
@@ -32,9 +32,8 @@ class Progress:
         self.bar = progress_bar(total, self.label, initial=engine.state.iteration)
 
     def _advance(self, engine: Engine) -> None:
-        output = engine.state.output
-        if isinstance(output, dict) and "loss" in output:
-            self.bar.set_postfix({"epoch": engine.state.epoch, "loss": f"{output['loss']:.4f}"}, refresh=False)
+        if terms := getattr(engine, "terms", None):
+            self.bar.set_postfix({"epoch": engine.state.epoch, "loss": f"{terms['loss']:.4f}"}, refresh=False)
         self.bar.update()
 
     def _close(self, engine: Engine) -> None:

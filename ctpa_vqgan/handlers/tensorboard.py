@@ -11,6 +11,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
+from ctpa_vqgan.progress import say
+from ctpa_vqgan.report.columns import heading, show
 from ctpa_vqgan.report.montage import WINDOWS
 from ctpa_vqgan.report.planes import PLANES, body_centre, plane_image
 
@@ -57,10 +59,10 @@ class TrainingLog:
         self.log.epoch = engine.state.epoch
 
     def _iteration(self, engine: Engine) -> None:
-        step, output, add = engine.state.iteration, engine.state.output, self.log.writer.add_scalar
-        add("loss/total", output["loss"], step)
-        for name, value in output["losses"].items():
-            add(f"{'gradient' if name.endswith('grad_norm') else 'loss'}/{name}", value, step)
+        step, add = engine.state.iteration, self.log.writer.add_scalar
+        for name, value in engine.terms.items():
+            group = "gradient" if name.endswith("grad_norm") else "loss"
+            add(f"{group}/{'total' if name == 'loss' else name}", value, step)
         for name, optimizer in (("generator", engine.g_optimizer), ("discriminator", engine.d_optimizer)):
             if optimizer is not None:
                 add(f"learning_rate/{name}", optimizer.param_groups[0]["lr"], step)
@@ -68,9 +70,12 @@ class TrainingLog:
         add("memory/peak_GiB", peak_memory_gib(engine.state.device), step)
 
     def _epoch(self, engine: Engine) -> None:
-        for name, value in engine.codes.summary().items():
+        codes = engine.codes.summary()
+        for name, value in codes.items():
             self.log.writer.add_scalar(f"codebook/{name}", value, engine.state.epoch)
         self.log.writer.flush()
+        shown = (f"{heading(name)} {show(name, codes[name])}" for name in ("usage", "perplexity", "body_perplexity"))
+        say(f"epoch {engine.state.epoch}: loss {engine.terms['loss']:.4f}, {', '.join(shown)}")
 
 
 class ValidationLog:
@@ -113,6 +118,9 @@ class ValidationLog:
         for name, value in engine.state.metrics.items():
             self.log.writer.add_scalar(f"validation/{name}", value, self.log.epoch)
         self.log.writer.flush()
+        means = engine.state.metrics
+        shown = (f"{heading(name)} {show(name, means.get(name))}" for name in ("psnr", "ssim", "mae_hu"))
+        say(f"validation: {', '.join(shown)}")
 
 
 def voxels(volume: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -130,7 +129,8 @@ def linear_weights(roi: Sequence[int], overlaps: Sequence[float]) -> torch.Tenso
     weights = torch.ones(())
     for size, overlap in zip(roi, overlaps):
         distance = torch.minimum(torch.arange(size) + 0.5, size - 0.5 - torch.arange(size))
-        weights = weights[..., None] * (distance / max(1.0, math.ceil(size * overlap))).clamp(max=1.0)
+        shared = size - int(size * (1 - overlap))  # as MONAI rounds the step
+        weights = weights[..., None] * (distance / max(1, shared)).clamp(max=1.0)
     return weights
 
 

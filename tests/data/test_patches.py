@@ -59,7 +59,8 @@ def assert_same(one, other):
 
 
 def test_a_full_resolution_ctpa_has_54_windows():
-    assert default_stride([256, 256, 128]) == [192, 192, 96]
+    assert default_stride([256, 256, 128], [4, 4, 4]) == [192, 192, 96]
+    assert default_stride([24, 24, 24], [4, 4, 8]) == [16, 16, 16]  # whole codes
     windows = grid_windows((512, 512, 604), (256, 256, 128), (192, 192, 96))
     assert len(windows) == 54
     assert [w[2].start for w in windows[:6]] == [0, 96, 192, 288, 384, 476]
@@ -112,9 +113,7 @@ def test_an_epoch_of_the_grid_is_every_window_once(cases):
     ]
     found = []
     for _, name, image in flat(epoch(dataset)):
-        corners = [
-            w for w in dataset.windows[list(SIZES).index(name)] if same(volumes[name][(slice(None), *w)], image)
-        ]
+        corners = [w for w in dataset.windows[list(SIZES).index(name)] if same(volumes[name][(slice(None), *w)], image)]
         assert len(corners) == 1
         found.append((name, tuple(s.start for s in corners[0])))
     assert sorted(found) == sorted(expected)

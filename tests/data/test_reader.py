@@ -242,14 +242,9 @@ def test_a_text_file_with_another_name_is_refused(tmp_path, name):
     assert "cannot be read" in refusal(path)
 
 
-def test_an_affine_without_three_axes_is_refused(tmp_path):
-    path = patch_header(write(tmp_path / "flat.nii", ct()), 312, [0.0, 0.0, 0.0])  # srow_z
-    assert "affine with three axes" in refusal(path)
-
-
 def test_the_refusal_is_found_behind_monais_own_error(tmp_path):
     path = write(tmp_path / "mask.nii.gz", (ct() > 0).astype(np.uint8))
-    with pytest.raises(Exception) as error:  # noqa: B017, PT011 - whatever MONAI makes of it
+    with pytest.raises(Exception) as error:
         LoadImaged(keys="image", reader=CTReader)({"image": str(path)})
     assert str(user_error(error.value)).startswith(f"{path}: does not look like CT")
 

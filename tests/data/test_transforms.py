@@ -95,6 +95,8 @@ def test_a_whole_volume_keeps_its_hu_beside_the_networks_input(phantom_folder):
     path = phantom_folder / "phantom_00.nii.gz"
     item = prepare_volume(WINDOW)({"image": str(path)})
     assert item["hu"].dtype == torch.int16
-    np.testing.assert_array_equal(np.asarray(item["hu"])[0], np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj))
+    np.testing.assert_array_equal(
+        np.asarray(item["hu"])[0], np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
+    )
     torch.testing.assert_close(item["image"].as_tensor(), item["hu"].as_tensor().clamp(-1000, 1000) / 1000.0)
     assert "original_affine" in item["hu"].meta

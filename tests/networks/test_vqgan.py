@@ -45,7 +45,7 @@ def volume():
     return torch.rand(2, 1, 16, 16, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-# -- MONAI's VQVAE interface --------------------------------------------------------------------------------------------
+# -- MONAI's VQVAE interface -------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -111,13 +111,16 @@ def test_a_quantizer_of_ones_own_sets_the_size_of_the_codebook():
     assert network.encode(torch.zeros(1, 1, 8, 8, 8)).shape[1] == 6
 
 
-# -- refusals -----------------------------------------------------------------------------------------------------------
+# -- refusals ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"channels": (8, 16, 32)}, r"channels must have 2 entries for factor \(4, 4, 4\) and front_end='space_to_depth'"),
+        (
+            {"channels": (8, 16, 32)},
+            r"must have 2 entries for factor \(4, 4, 4\) and front_end='space_to_depth'",
+        ),
         ({"channels": (8, 16), "front_end": "none"}, r"channels must have 3 entries.*found \(8, 16\)"),
         ({"factor": (3, 3, 3)}, r"factor must be three powers of two.*found \(3, 3, 3\)"),
         ({"factor": (4, 4)}, r"factor must be three powers of two.*found \(4, 4\)"),
@@ -139,7 +142,7 @@ def test_a_volume_that_is_no_multiple_of_the_factor_is_refused_with_the_way_out(
         network(torch.zeros(1, 1, 16, 16, 15))
 
 
-# -- the halo -----------------------------------------------------------------------------------------------------------
+# -- the halo ----------------------------------------------------------------------------------------------------------
 
 
 def line_of_cells(network, halo: int, axis: int) -> tuple[list[int], int, int]:
@@ -204,7 +207,7 @@ def test_group_norm_has_no_halo():
         _ = make_network(channels=(8, 8), norm="group").halo
 
 
-# -- building, sizes, precision -----------------------------------------------------------------------------------------
+# -- building, sizes, precision ----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

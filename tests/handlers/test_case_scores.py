@@ -1,0 +1,163 @@
+"""Scores, volumes and reports of an evaluation by MONAI's own evaluator."""
+
+import csv
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.data import Dataset as CaseDataset
+from monai.engines import SupervisedEvaluator
+
+from ctpa_vqgan.data import ToHUd, find_cases, prepare_volume
+from ctpa_vqgan.handlers import CaseScores, CaseWriter
+from ctpa_vqgan.inferers import VQGANInferer
+from ctpa_vqgan.networks import VQGAN
+
+WINDOW = (-1000.0, 1000.0)
+SIZE = (22, 18, 14)  # no side is a multiple of the factor
+
+
+class Identity(torch.nn.Module):
+    """Gives back what it gets, and has the codes of a small network."""
+
+    def __init__(self, offset_hu=0.0):
+        super().__init__()
+        self.coder, self.offset = VQGAN(channels=(4, 8), num_embeddings=32, embedding_dim=4), offset_hu / 1000
+        self.factor, self.halo, self.quantizer = self.coder.factor, self.coder.halo, self.coder.quantizer
+        self.num_embeddings, self.embedding_dim, self.out_channels = 32, 4, 1
+        self.encode, self.decode_samples = self.coder.encode, self.coder.decode_samples
+
+    def forward(self, x):
+        return (x + self.offset).clone()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two volumes within the HU window, in an orientation that is not RAS."""
+    rng = np.random.default_rng(0)
+    affine = np.array([[0, 0, -1.5, 30], [-0.7, 0, 0, 20], [0, 0.8, 0, -10], [0, 0, 0, 1.0]])
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        nib.save(
+            nib.Nifti1Image(rng.integers(-1000, 900, SIZE).astype(np.int16), affine), tmp_path / f"in/{name}.nii.gz"
+        )
+    return tmp_path
+
+
+def evaluate(folder, network, writer=True, decoded=False, **options):
+    scores = CaseScores(network, WINDOW, decoded=decoded)
+    dataset = CaseDataset(find_cases(folder / "in"), prepare_volume(WINDOW))
+    evaluator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=DataLoader(dataset, batch_size=1),
+        network=network,
+        inferer=VQGANInferer(roi_size=(16, 16, 8)),
+        postprocessing=ToHUd(keys="pred", hu_window=WINDOW),
+        key_val_metric={"psnr": scores},
+        val_handlers=[CaseWriter(folder / "out", scores, **options)] if writer else None,
+    )
+    evaluator.run()
+    return evaluator, scores
+
+
+def metrics(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads((folder / "out/metrics.json").read_text(), parse_constant=refuse)
+
+
+def test_a_constant_error_has_the_scores_computed_by_hand(folder):
+    evaluate(folder, Identity(offset_hu=20.0))
+    for case in metrics(folder)["cases"]:
+        assert case["mae_hu"] == pytest.approx(20.0, abs=0.01)
+        assert case["psnr"] == pytest.approx(20 * math.log10(2000 / 20), abs=0.01)
+        tokens = math.prod(math.ceil(side / 4) for side in SIZE)
+        assert case["num_tokens"] == tokens
+        assert case["bits_per_voxel"] == pytest.approx(tokens * 5 / math.prod(SIZE))
+
+
+def test_metrics_hold_what_other_work_relies_on(folder):
+    evaluate(folder, Identity(offset_hu=20.0))
+    content = metrics(folder)
+    assert [case["case"] for case in content["cases"]] == ["a", "b"]
+    for key in ("psnr", "ssim", "mae_hu", "bits_per_voxel", "usage", "perplexity"):
+        assert content["mean"][key] == pytest.approx(np.mean([case[key] for case in content["cases"]]))
+    with (folder / "out/per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["a", "b"]
+    assert float(rows[0]["psnr"]) == pytest.approx(content["cases"][0]["psnr"])
+
+
+def test_a_reconstruction_lies_on_the_grid_of_its_input(folder):
+    evaluate(folder, Identity())
+    for name in ("a", "b"):
+        source = nib.load(folder / f"in/{name}.nii.gz")
+        result = nib.load(folder / f"out/{name}_reconstruction.nii.gz")
+        assert result.shape == source.shape
+        assert result.get_data_dtype() == np.int16
+        np.testing.assert_allclose(result.affine, source.affine, atol=1e-5)
+        np.testing.assert_array_equal(np.asarray(result.dataobj), np.asarray(source.dataobj))
+
+
+def test_identical_volumes_break_neither_scores_nor_files(folder):
+    evaluator, scores = evaluate(folder, Identity(), report=True)
+    assert all(math.isinf(row["psnr"]) for row in scores.rows)
+    content = metrics(folder)
+    assert [case["psnr"] for case in content["cases"]] == ["inf", "inf"]
+    assert content["mean"]["psnr"] is None
+    assert content["mean"]["mae_hu"] == 0
+    assert math.isnan(evaluator.state.metrics["psnr"])
+    assert "∞" in (folder / "out/report.md").read_text()
+
+
+def test_one_infinite_score_is_left_out_of_the_mean(folder):
+    _, scores = evaluate(folder, Identity(offset_hu=20.0), writer=False)
+    scores.rows[0]["psnr"] = math.inf
+    assert scores.compute() == pytest.approx(40.0, abs=0.01)
+
+
+def test_every_mean_is_in_the_state_of_the_engine(folder):
+    evaluator, _ = evaluate(folder, Identity(offset_hu=20.0), writer=False)
+    assert evaluator.state.metrics["psnr"] == pytest.approx(40.0, abs=0.01)
+    assert evaluator.state.metrics["mae_hu"] == pytest.approx(20.0, abs=0.01)
+    assert {"ssim", "usage", "perplexity", "body_perplexity"} <= set(evaluator.state.metrics)
+
+
+def test_a_second_run_forgets_the_cases_of_the_first(folder):
+    evaluator, scores = evaluate(folder, Identity(offset_hu=20.0), writer=False)
+    evaluator.run()
+    assert [row["case"] for row in scores.rows] == ["a", "b"]
+
+
+def test_decoded_codes_are_scored_where_asked(folder):
+    evaluate(folder, Identity(offset_hu=20.0), decoded=True)
+    case = metrics(folder)["cases"][0]
+    assert case["decoded_psnr"] < case["psnr"], "an untrained network decodes noise"
+    assert {"decoded_ssim", "decoded_mae_hu", "decoded_rmse_hu"} <= set(case)
+
+
+def test_a_network_without_exact_tiles_is_scored_without_codes(folder):
+    network = VQGAN(channels=(8, 8), num_embeddings=16, embedding_dim=4, norm="group")
+    evaluate(folder, network)
+    case = metrics(folder)["cases"][0]
+    assert "psnr" in case
+    assert "bits_per_voxel" not in case
+
+
+def test_a_report_comes_with_pictures_of_the_first_cases(folder):
+    evaluate(folder, Identity(offset_hu=20.0), report=True, max_pictures=1, settings={"weights": "none"})
+    written = {path.name for path in (folder / "out").iterdir()}
+    assert {"report.md", "montage.png"} <= written
+    assert "montage_b.png" not in written
+    assert "montage.png" in (folder / "out/report.md").read_text()
+    assert "weights" in (folder / "out/report.md").read_text()
+
+
+def test_volumes_can_be_left_out(folder):
+    evaluate(folder, Identity(offset_hu=20.0), volumes=False)
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["metrics.json", "per_case.csv"]

@@ -1,0 +1,119 @@
+"""Exact tiles: the codes and the voxels of the whole volume, tile by tile."""
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from ctpa_vqgan.inferers import ExactTileInferer
+from ctpa_vqgan.inferers.sliding import pad_to_multiple
+from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.networks.blocks import UnboundedReceptiveField
+
+
+def make_network(channels=(4, 6), factor=(4, 4, 4), front_end="space_to_depth", **kwargs):
+    torch.manual_seed(0)
+    network = VQGAN(channels=channels, factor=factor, front_end=front_end, num_embeddings=64, embedding_dim=4, **kwargs)
+    # spread the codes over the latents, so that a small error would choose another one
+    with torch.no_grad():
+        latents = network.encode(torch.rand(1, 1, 32, 32, 32) * 2 - 1).movedim(1, -1).flatten(0, -2)
+        network.quantizer.embedding.copy_(latents[torch.randperm(len(latents))[torch.arange(64) % len(latents)]])
+    return network.eval()
+
+
+def volume_of(*size: int, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("architecture", "size", "tile_size"),
+    [
+        # tiles narrower than the halo, and a remainder along each axis
+        ({}, (44, 28, 20), (8, 16, 8)),
+        ({"front_end": "haar", "num_res_blocks": (1, 2)}, (40, 20, 20), (16, 12, 8)),
+        ({"num_res_blocks": 0}, (36, 20, 12), (4, 4, 4)),
+        # sides that are no multiple of the factor are padded first
+        ({}, (41, 27, 18), (16, 16, 16)),
+        ({"channels": (4, 4, 4), "front_end": "none"}, (32, 10, 9), (8, 8, 8)),
+        ({"factor": (4, 4, 2)}, (39, 20, 11), (16, 8, 6)),
+        ({"factor": (4, 2, 1), "front_end": "haar"}, (35, 15, 7), (8, 8, 3)),
+        ({"factor": (8, 8, 4), "channels": (4, 4, 4)}, (60, 24, 12), (16, 16, 8)),
+        ({"factor": (2, 2, 2), "channels": (4,)}, (21, 16, 9), (6, 8, 4)),
+        # a tile larger than the volume
+        ({}, (20, 20, 20), (64, 64, 64)),
+    ],
+)
+def test_tiles_give_the_codes_and_voxels_of_the_whole(architecture, size, tile_size):
+    network, x = make_network(**architecture).double(), volume_of(*size, batch=2)
+    whole = pad_to_multiple(x, network.factor, -1.0)
+    inferer = ExactTileInferer(tile_size)
+    codes = inferer.encode(x, network)
+    assert torch.equal(codes, network.index_quantize(whole))
+    assert len(codes.unique()) > 8  # the comparison means something
+    volume = inferer.decode(codes, network)
+    torch.testing.assert_close(volume, network(whole), rtol=0, atol=1e-9)
+    cropped = inferer(x, network)
+    assert cropped.shape == x.shape
+    torch.testing.assert_close(cropped, network(whole)[(..., *(slice(s) for s in size))], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_one_latent_less_halo_would_not_do():
+    network, x = make_network().double(), volume_of(64, 16, 16)
+    halo, whole = network.halo, network.encode(x)
+    tile = network.encode(x[..., : 32 + 4 * (halo.encoder[0] - 1), :, :])[..., :8, :, :]
+    assert (tile != whole[..., :8, :, :]).any()
+    enough = network.encode(x[..., : 32 + 4 * halo.encoder[0], :, :])[..., :8, :, :]
+    torch.testing.assert_close(enough, whole[..., :8, :, :], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_float32_tiles_are_close_to_the_whole():
+    network, x = make_network(), volume_of(44, 28, 20).float()
+    inferer = ExactTileInferer((16, 16, 16))
+    codes = inferer.encode(x, network)
+    assert (codes == network.index_quantize(x)).float().mean() > 0.999
+    torch.testing.assert_close(inferer.decode(codes, network), network.decode_samples(codes), rtol=0, atol=1e-5)
+
+
+def test_another_tile_size_changes_nothing():
+    network, x = make_network().double(), volume_of(44, 28, 20)
+    small, large = ExactTileInferer((8, 8, 8)), ExactTileInferer((32, 16, 24))
+    codes = small.encode(x, network)
+    assert torch.equal(codes, large.encode(x, network))
+    torch.testing.assert_close(small.decode(codes, network), large.decode(codes, network), rtol=0, atol=1e-9)
+
+
+def test_a_network_in_training_learns_nothing_from_it():
+    network, x = make_network().train(), volume_of(20, 20, 20).float()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    ExactTileInferer((8, 8, 8))(x, network)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_meta_tensor_keeps_its_affine_and_its_codes_have_none():
+    network = make_network()
+    x = MetaTensor(volume_of(21, 20, 20).float(), affine=torch.diag(torch.tensor([0.7, 0.7, 0.6, 1.0])))
+    inferer = ExactTileInferer((16, 16, 16))
+    y = inferer(x, network)
+    assert isinstance(y, MetaTensor)
+    assert torch.equal(y.affine, x.affine)
+    assert torch.equal(y.as_tensor(), inferer(x.as_tensor(), network))
+    assert not isinstance(inferer.encode(x, network), MetaTensor)  # the voxels' affine would be wrong for them
+
+
+def test_group_norm_is_refused_with_the_way_out():
+    network = make_network(channels=(8, 8), norm="group")
+    inferer = ExactTileInferer((16, 16, 16))
+    for work in (
+        lambda: inferer.encode(torch.zeros(1, 1, 32, 32, 32), network),
+        lambda: inferer.decode(torch.zeros(1, 8, 8, 8, dtype=torch.int64), network),
+    ):
+        with pytest.raises(UnboundedReceptiveField, match="use norm='rms' for exact tiles"):
+            work()
+
+
+@pytest.mark.parametrize("tile_size", [(16, 16, 6), (16, 16, 0), (16, 16)])
+def test_a_tile_size_that_does_not_fit_the_factor_is_refused(tile_size):
+    with pytest.raises(ValueError, match=r"must be 3 multiples of the compression factor \(4, 4, 4\)"):
+        ExactTileInferer(tile_size).encode(torch.zeros(1, 1, 32, 32, 32), make_network())

@@ -1,0 +1,460 @@
+"""The real bundle with a small overlay, from files to weights to reconstructions, and all that it refuses."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from ctpa_vqgan import bundle
+from ctpa_vqgan.__main__ import main
+from ctpa_vqgan.cli.knobs import checked, known_knobs
+from ctpa_vqgan.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "bundles/ctpa_vqgan/configs"
+OVERLAYS = sorted((ROOT / "configs").glob("*.yaml"))
+REAL_CT = ROOT.parent / "shared/data/TS-pulmonary_ct_cropped.nii.gz"
+SHARED = ("network_def", "network", "preprocessing", "postprocessing", "inferer", "checks")
+TINY = """# Seconds on one core.
+patch_size: [32, 32, 16]
+num_samples: 3
+channels: [4, 8]
+num_embeddings: 16
+codebook_init_steps: 1
+max_epochs: 2
+batch_size: 2
+micro_batch_size: 2
+adversarial_start: 3
+discriminator_channels: 4
+discriminator_layers: 1
+progress: false
+log_interval: 1
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def python_as_it_was():
+    """A workflow sets up logging and a hook for errors, as befits a process of its own."""
+    loggers = [logging.getLogger(name) for name in (None, "monai", "ignite")]
+    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    hook = sys.excepthook
+    yield
+    sys.excepthook = hook
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("overlay") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(phantom_folder, tiny, tmp_path_factory):
+    """The output of a training run."""
+    output = tmp_path_factory.mktemp("runs") / "first"
+    overlays = ["--overlay", ROOT / "configs/smoke.yaml", "--overlay", tiny]
+    assert run("train", "--data", phantom_folder, "--output", output, *overlays) == 0
+    return output
+
+
+# -- the workflows -----------------------------------------------------------------------------------------------------
+
+
+def test_training_leaves_all_that_a_run_writes_below_its_folder(trained):
+    assert {path.name for path in trained.iterdir()} == {"model.pt", "model.yaml", "checkpoints", "tensorboard"}
+    # two of three phantoms, three patches each, two patches a step, two epochs
+    assert [path.name for path in sorted((trained / "checkpoints").iterdir())] == [
+        "checkpoint_000000003.pt",
+        "checkpoint_000000006.pt",
+    ]
+
+
+def test_tensorboard_shows_losses_codebook_and_pictures(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    expected = {"loss/total", "loss/l1", "loss/perceptual", "loss/commitment", "loss/adversarial", "loss/discriminator"}
+    expected |= {"gradient/generator_grad_norm", "learning_rate/generator", "learning_rate/discriminator"}
+    expected |= {"codebook/usage", "codebook/perplexity", "codebook/body_usage", "codebook/body_perplexity"}
+    expected |= {"speed/patches_per_second", "memory/peak_GiB", "validation/psnr", "validation/ssim"}
+    assert expected <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("loss/l1")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events.Scalars("loss/adversarial")] == [5, 6], (
+        "the iteration after the start's ramp"
+    )
+    assert [event.step for event in events.Scalars("validation/psnr")] == [1, 2]
+    assert any(tag.endswith("axial_lung") for tag in tags["images"])
+    assert any(tag.endswith("coronal_mediastinum") for tag in tags["images"])
+
+
+def test_the_weights_build_and_load_by_what_lies_beside_them(trained):
+    parser = ConfigParser(yaml.safe_load((trained / "model.yaml").read_text()))
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(trained / "model.pt", weights_only=True), strict=True)
+    assert bool(network.quantizer.initialized)
+    assert set(parser.get()) == {"network_def", "hu_window", "patch_size", "stride"}
+    assert parser["stride"] == [24, 24, 12], "resolved: three quarters of the patch"
+
+
+def test_a_finished_run_started_again_trains_no_more(trained, phantom_folder, tiny):
+    before = {path: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()}
+    weights = (trained / "model.pt").read_bytes()
+    overlays = ["--overlay", ROOT / "configs/smoke.yaml", "--overlay", tiny]
+    assert run("train", "--data", phantom_folder, "--output", trained, *overlays) == 0
+    assert {path: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()} == before
+    assert len((trained / "model.pt").read_bytes()) == len(weights)
+
+
+def test_fine_tuning_starts_from_given_weights(trained, phantom_folder, tiny, tmp_path):
+    settings = ["--set", f"init_path={trained / 'model.pt'}", "--set", "g_learning_rate=0.0", "--set", "max_epochs=1"]
+    settings += ["--set", "patch_sampling=grid", "--set", "num_workers=1"]
+    overlays = ["--overlay", ROOT / "configs/smoke.yaml", "--overlay", tiny]
+    assert run("train", "--data", phantom_folder, "--output", tmp_path / "second", *overlays, *settings) == 0
+    first, second = (torch.load(f / "model.pt", weights_only=True) for f in (trained, tmp_path / "second"))
+    for key in first:
+        if "quantizer" not in key:
+            torch.testing.assert_close(first[key], second[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def assert_reconstructed(source, result):
+    source, result = nib.load(source), nib.load(result)
+    assert result.shape == source.shape
+    assert result.get_data_dtype() == np.int16
+    np.testing.assert_allclose(result.affine, source.affine, atol=1e-4)
+    voxels = np.asarray(result.dataobj)
+    assert -1000 <= voxels.min() <= voxels.max() <= 1000
+
+
+def test_evaluation_scores_every_volume_and_writes_a_report(trained, phantom_folder, tmp_path):
+    checkpoint = trained / "model.pt"
+    weights = checkpoint.read_bytes()
+    arguments = ["--data", phantom_folder, "--output", tmp_path, "--checkpoint", checkpoint, "--set", "progress=false"]
+    assert run("evaluate", *arguments) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"metrics.json", "per_case.csv", "report.md", "montage.png"} <= names
+    assert "checkpoints" not in names and "tensorboard" not in names, "nothing trains"
+    assert checkpoint.read_bytes() == weights
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert [case["case"] for case in metrics["cases"]] == ["phantom_00", "phantom_01", "phantom_02"]
+    for key in ("psnr", "ssim", "mae_hu", "bits_per_voxel", "usage", "perplexity", "decoded_psnr"):
+        assert np.isfinite(metrics["mean"][key])
+    assert metrics["cases"][0]["bits_per_voxel"] == pytest.approx(4 / 64)  # 16 codes, 4 x 4 x 4 voxels each
+    for case in metrics["cases"]:
+        name = case["case"]
+        assert_reconstructed(phantom_folder / f"{name}.nii.gz", tmp_path / f"{name}_reconstruction.nii.gz")
+    assert "[32, 32, 16]" in (tmp_path / "report.md").read_text(), "the window that the weights were made with"
+
+
+def test_inference_reconstructs_a_single_file_as_evaluation_does(trained, phantom_folder, tmp_path):
+    source = phantom_folder / "phantom_01.nii.gz"
+    arguments = ["--data", source, "--checkpoint", trained / "model.pt", "--set", "progress=false"]
+    assert run("inference", *arguments, "--output", tmp_path / "inference") == 0
+    assert run("evaluate", *arguments, "--output", tmp_path / "evaluate") == 0
+    assert sorted(path.name for path in (tmp_path / "inference").iterdir()) == [
+        "metrics.json",
+        "per_case.csv",
+        "phantom_01_reconstruction.nii.gz",
+    ]
+    one, other = (tmp_path / f / "phantom_01_reconstruction.nii.gz" for f in ("inference", "evaluate"))
+    assert_reconstructed(source, one)
+    np.testing.assert_array_equal(np.asarray(nib.load(one).dataobj), np.asarray(nib.load(other).dataobj))
+
+
+@pytest.mark.parametrize("mode", ["linear", "constant"])
+def test_other_blending_is_a_knob(trained, phantom_folder, tmp_path, mode):
+    settings = ["--set", "progress=false", "--set", f"blend_mode={mode}", "--set", "sw_batch_size=2"]
+    data = phantom_folder / "phantom_00.nii.gz"
+    assert run("inference", "--data", data, "--checkpoint", trained / "model.pt", "--output", tmp_path, *settings) == 0
+    assert_reconstructed(data, tmp_path / "phantom_00_reconstruction.nii.gz")
+
+
+@pytest.mark.skipif(not REAL_CT.is_file(), reason="the real CT is not part of the repository")
+def test_a_real_ct_is_reconstructed_on_its_grid(trained, tmp_path):
+    settings = ["--set", "progress=false", "--set", "patch_size=[64, 64, 64]", "--set", "stride=[48, 48, 48]"]
+    assert (
+        run("inference", "--data", REAL_CT, "--checkpoint", trained / "model.pt", "--output", tmp_path, *settings) == 0
+    )
+    assert_reconstructed(REAL_CT, tmp_path / "TS-pulmonary_ct_cropped_reconstruction.nii.gz")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["cases"][0]["case"] == "TS-pulmonary_ct_cropped"
+
+
+def test_a_datalist_says_what_is_trained_and_what_is_evaluated(trained, phantom_folder, tiny, tmp_path):
+    datalist = {
+        "training": [{"image": str(phantom_folder / "phantom_00.nii.gz")}],
+        "validation": [{"image": str(phantom_folder / "phantom_02.nii.gz")}],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(datalist))
+    output = tmp_path / "out"
+    settings = ["--set", "progress=false", "--checkpoint", trained / "model.pt"]
+    assert run("evaluate", "--data", tmp_path, "--output", output, *settings) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert [case["case"] for case in metrics["cases"]] == ["phantom_02"]
+
+
+def monai_bundle(folder, run_id, *arguments):
+    """``python -m monai.bundle run`` in a process of its own, from an unrelated folder."""
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_monais_own_command_trains_from_anywhere(phantom_folder, tiny, tmp_path):
+    configs = [str(path) for path in (CONFIGS / "train.yaml", ROOT / "configs/smoke.yaml", tiny)]
+    options = ["--config_file", str(configs), "--bundle_root", CONFIGS.parent, "--dataset_dir", phantom_folder]
+    result = monai_bundle(tmp_path, "training", *options, "--output_dir", tmp_path / "run", "--max_epochs", 1)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run/model.pt").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "all that a run writes goes below output_dir"
+
+
+def test_monais_own_command_ends_with_one_line_too(tmp_path):
+    options = [
+        "--config_file",
+        CONFIGS / "train.yaml",
+        "--bundle_root",
+        CONFIGS.parent,
+        "--dataset_dir",
+        tmp_path / "no",
+    ]
+    result = monai_bundle(tmp_path, "training", *options, "--output_dir", tmp_path / "run")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path / 'no'}: no such file or folder")
+    assert not list(tmp_path.iterdir())
+
+
+# -- the configs -------------------------------------------------------------------------------------------------------
+
+
+def config(name):
+    return yaml.safe_load((CONFIGS / name).read_text())
+
+
+def knob_lines(name):
+    text = (CONFIGS / name).read_text()
+    return text[text.index("# ---- where") : text.index("# ---- networks")]
+
+
+def test_training_and_inference_have_the_same_knobs_with_the_same_comments():
+    assert knob_lines("train.yaml") == knob_lines("inference.yaml")
+
+
+@pytest.mark.parametrize("block", SHARED)
+def test_training_and_inference_share_a_block(block):
+    assert config("train.yaml")[block] == config("inference.yaml")[block]
+
+
+def test_every_knob_has_a_comment():
+    knobs = re.split(r"\n(?=[a-z])", knob_lines("train.yaml"))[1:]
+    assert len(knobs) == len(yaml.safe_load(knob_lines("train.yaml")))
+    assert [knob for knob in knobs if " # " not in knob] == []
+
+
+def test_evaluation_replaces_what_would_train():
+    assert {"run", "initialize", "evaluate"} <= set(config("evaluate.yaml"))
+    assert not any("train::" in str(step) for step in config("evaluate.yaml")["run"])
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_is_a_few_commented_knobs(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 25
+    assert lines[0].startswith("# ")
+    assert not any("::" in line or "_target_" in line for line in lines)
+
+
+@pytest.mark.parametrize("base", ["train.yaml", "inference.yaml"])
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_merges_after_training_and_inference(path, base):
+    knobs = yaml.safe_load(knob_lines(base))
+    overlay = yaml.safe_load(path.read_text())
+    assert checked(overlay, knobs, path.name) == overlay
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / base), str(path)])
+    parser["device"] = "cpu"
+    parser.get_parsed_content("imports")
+    parser.get_parsed_content("checks")
+    network = parser.get_parsed_content("network_def")
+    assert network.num_embeddings == overlay.get("num_embeddings", knobs["num_embeddings"])
+    assert parser.get_parsed_content("inferer").roi_size == tuple(overlay.get("patch_size", knobs["patch_size"]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "configs"),
+    [("train", ["train.yaml"]), ("train", ["train.yaml", "evaluate.yaml"]), ("infer", ["inference.yaml"])],
+)
+def test_monai_finds_every_property(kind, configs, phantom_folder, trained, tiny, tmp_path):
+    workflow = ConfigWorkflow(
+        config_file=[*(str(CONFIGS / name) for name in configs), str(tiny), str(trained / "model.yaml")],
+        workflow_type=kind,
+        logging_file=False,
+        bundle_root=str(CONFIGS.parent),
+        dataset_dir=str(phantom_folder),
+        output_dir=str(tmp_path / "out"),
+        ckpt_path=str(trained / "model.pt"),
+        device="cpu",
+        num_workers=0,
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+    assert not (tmp_path / "out").exists(), "looking at a workflow writes nothing"
+
+
+def test_the_defaults_are_the_full_resolution_recipe():
+    knobs = config("train.yaml")
+    assert knobs["patch_size"] == [256, 256, 128]
+    assert bundle.default_stride(knobs["patch_size"], knobs["factor"]) == [192, 192, 96]
+    assert (knobs["batch_size"], knobs["micro_batch_size"], knobs["max_epochs"]) == (4, 1, 30)
+    assert (knobs["num_samples"], knobs["blend_mode"], knobs["patch_sampling"]) == (54, "gaussian", "random")
+    parser = ConfigParser(config("train.yaml"))
+    parser["imports"] = ["$import ctpa_vqgan.bundle as bundle"]
+    parser.get_parsed_content("imports")
+    parameters = parser.get_parsed_content("network_def").parameters()
+    assert 2e6 <= sum(parameter.numel() for parameter in parameters) <= 4e6
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(256, 192), (128, 96), (64, 64), (44, 32), (100, 76), (48, 36), (12, 4)])
+def test_monai_steps_by_the_stride(patch, stride):
+    (share,) = bundle.overlap([patch], [stride])
+    assert 0 <= share < 1
+    assert (int(patch * (1 - share)) if patch != stride else patch) == stride
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fails(tiny, tmp_path, capsys):
+    """Runs a command that cannot work; its one line on stderr."""
+
+    def run_and_fail(command, *arguments):
+        output = tmp_path / "output"
+        overlays = [] if command == "evaluate" else ["--overlay", ROOT / "configs/smoke.yaml", "--overlay", tiny]
+        assert run(command, "--output", output, *overlays, "--set", "progress=false", *arguments) == 1
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert not output.exists(), "nothing half-written is left behind"
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+    return run_and_fail
+
+
+def test_a_missing_folder(fails, tmp_path):
+    message = fails("train", "--data", tmp_path / "none")
+    assert message.startswith(f"{tmp_path / 'none'}: no such file or folder; give a CT volume")
+
+
+def test_an_empty_folder(fails, tmp_path):
+    (tmp_path / "empty").mkdir()
+    message = fails("train", "--data", tmp_path / "empty")
+    assert message.startswith(f"{tmp_path / 'empty'}: holds no volume; expected files that end in")
+
+
+@pytest.fixture
+def not_ct(tmp_path):
+    """A folder of segmentations."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for name in "ab":
+        nib.save(nib.Nifti1Image(np.ones((40, 40, 40), np.uint8), np.eye(4)), folder / f"{name}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize(("sampling", "num_workers"), [("random", 0), ("random", 1), ("grid", 0), ("grid", 1)])
+def test_a_file_that_is_no_ct(fails, not_ct, sampling, num_workers):
+    settings = ["--set", f"patch_sampling={sampling}", "--set", f"num_workers={num_workers}"]
+    message = fails("train", "--data", not_ct, *settings)
+    assert message.startswith(str(not_ct))
+    assert "does not look like CT in HU: expected air below -500 and tissue above 100, found 1 to 1" in message
+    assert "export Hounsfield units" in message
+
+
+def test_a_file_that_is_no_ct_is_not_reconstructed(fails, not_ct, trained):
+    message = fails("inference", "--data", not_ct / "a.nii.gz", "--checkpoint", trained / "model.pt")
+    assert message.startswith(f"{not_ct / 'a.nii.gz'}: does not look like CT in HU")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("max_epochs=many", "--set: max_epochs expects a whole number such as 30, found 'many'"),
+        ("max_epoch=3", "--set: the bundle has no knob max_epoch; did you mean max_epochs?"),
+        ("max_epochs=0", "max_epochs: expected a whole number of at least 1, found 0"),
+        ("val_interval=0", "val_interval: expected a whole number of at least 1, found 0"),
+        ("patch_size=[30, 32, 16]", "patch_size: expected multiples of the factor (4, 4, 4), found [30, 32, 16]; try"),
+        ("patch_size=[32, 32]", "patch_size: expected three positive whole numbers such as"),
+        ("stride=[48, 32, 16]", "stride: expected at most patch_size [32, 32, 16], found [48, 32, 16]"),
+        ("factor=[3, 4, 4]", "factor must be three powers of two"),
+        ("hu_window=[1000, -1000]", "hu_window: expected [low, high] in HU with low < high"),
+        ("device=tpu9", "device: expected cpu, cuda or cuda:<number>, found 'tpu9'"),
+        ("patch_sampling=all", "patch_sampling: expected 'random' or 'grid', found 'all'"),
+        ("blend_mode=cubic", "mode must be one of gaussian, linear, constant, found 'cubic'"),
+        ("precision=half", "precision must be one of auto, bf16, float32, found 'half'"),
+        ("norm=batch", "norm"),
+        ("loss_weights::l1=-1", "weight of 'l1' is -1"),
+        ("init_path=nowhere.pt", "nowhere.pt: no such weights"),
+        ("lpips_path=nowhere.pt", "lpips_path: expected a file of VGG16 and LPIPS weights, found none at nowhere.pt"),
+        ("val_fraction=1.5", "val_fraction: expected at least 0 and less than 1, found 1.5"),
+    ],
+)
+def test_a_knob_that_cannot_work(fails, phantom_folder, setting, message):
+    assert fails("train", "--data", phantom_folder, "--set", setting).startswith(message)
+
+
+def test_no_gpu_where_one_was_asked_for(fails, phantom_folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = fails("train", "--data", phantom_folder, "--set", "device=cuda:0")
+    assert message == "device: cuda:0 was asked for, but PyTorch finds no CUDA GPU; use --device cpu"
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    sizes = {"patch_size": [8, 8, 8], "stride": [8, 8, 8], "factor": (4, 4, 4), "hu_window": [-1000, 1000]}
+    bundle.check_knobs("cuda:1", **sizes)
+    with pytest.raises(UserError, match="device: cuda:2 was asked for, but there are 2 CUDA GPUs; use cuda:0 to 1"):
+        bundle.check_knobs("cuda:2", **sizes)
+
+
+@pytest.mark.parametrize("command", ["inference", "evaluate"])
+def test_missing_weights(fails, phantom_folder, tmp_path, command):
+    message = fails(command, "--data", phantom_folder, "--checkpoint", tmp_path / "model.pt")
+    assert message.startswith(f"{tmp_path / 'model.pt'}: no such weights; train first")
+
+
+def test_weights_of_another_network(fails, phantom_folder, trained, tmp_path):
+    (tmp_path / "model.pt").write_bytes((trained / "model.pt").read_bytes())  # without its model.yaml
+    message = fails(
+        "inference", "--data", phantom_folder, "--checkpoint", tmp_path / "model.pt", "--set", "channels=[8, 8]"
+    )
+    assert message.startswith(f"{tmp_path / 'model.pt'}: these weights do not fit network_def")
+
+
+def test_every_knob_is_known_by_name():
+    """Names that other work relies on."""
+    names = (
+        "bundle_root dataset_dir output_dir device max_epochs patch_size stride blend_mode patch_sampling num_samples"
+    )
+    names += " batch_size micro_batch_size sw_batch_size val_fraction num_workers hu_window network_def init_path"
+    for base in ("train.yaml", "inference.yaml"):
+        assert set(names.split()) | {"input", "ckpt_path"} <= set(known_knobs([CONFIGS / base]))
