@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.function(options)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        hint = "; the same command goes on from the last checkpoint" if options.name in ("train", "demo") else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         return 130
     except Exception as error:
         cause = user_error(error)
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train, reconstruct and report in a few minutes")
     demo.add_argument("--data", help="folder of CT volumes; phantoms are made without it")
     demo.add_argument("--output", default="runs/demo", help="folder for everything that is written")
-    demo.set_defaults(function=_demo)
+    demo.set_defaults(function=_demo, name="demo")
     phantom = commands.add_parser("phantom", help="write synthetic CT pulmonary angiograms as NIfTI")
     phantom.add_argument("--output", required=True, help="folder for the volumes")
     phantom.add_argument("--num-volumes", type=int, default=1)
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--spacing-mm", type=float, nargs=3, default=(0.7, 0.7, 0.6), metavar=("X", "Y", "Z"))
     phantom.add_argument("--seed", type=int, default=0)
     phantom.add_argument("--labels", action="store_true", help="write the label maps too")
-    phantom.set_defaults(function=_phantom)
+    phantom.set_defaults(function=_phantom, name="phantom")
     return parser
 
 

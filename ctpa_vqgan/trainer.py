@@ -163,6 +163,7 @@ class VQGANTrainer(Trainer):
 
     def _begin_epoch(self) -> None:
         self.codes.reset()
+        self._clock = time.perf_counter()  # the speed counts waiting for data, not validation
         dataset = getattr(self.data_loader, "dataset", None)
         if hasattr(dataset, "start_at"):
             epoch = self.state.epoch - 1
@@ -174,7 +175,6 @@ class VQGANTrainer(Trainer):
         """One optimizer step of both networks on the patches of ``batchdata``."""
         if batchdata is None:
             raise ValueError("the data loader gave no batch")
-        began = time.perf_counter()
         batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
         images = images.as_tensor() if hasattr(images, "as_tensor") else images
@@ -208,7 +208,8 @@ class VQGANTrainer(Trainer):
         self.network.quantizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.network)
-        self.patches_per_second = len(images) / (time.perf_counter() - began)
+        began, self._clock = self._clock, time.perf_counter()
+        self.patches_per_second = len(images) / (self._clock - began)
         self.terms = sums
         engine.state.output[Keys.LOSS] = sums["loss"]
         engine.fire_event(IterationEvents.MODEL_COMPLETED)

@@ -87,18 +87,18 @@ class CaseScores(Metric):
     @torch.no_grad()
     def _code_scores(self, image: torch.Tensor, original: torch.Tensor) -> dict[str, float]:
         """Codes of the whole volume: how many differ, what they cost, and what they decode to."""
+        whole = pad_to_multiple(original[None, None], self.network.factor, self.hu_window[0])
+        body = body_tokens(whole, self.network.factor)
+        rate = bits_per_voxel(body.numel(), self.network.num_embeddings, original.numel())
+        scores = {"bits_per_voxel": rate, "compression_ratio": compression_ratio(rate)}
         image = image.as_tensor() if hasattr(image, "as_tensor") else image
         try:
             codes = self.tiles.encode(image[None], self.network)
         except UnboundedReceptiveField:  # such a network has no codes of the whole volume at bounded memory
-            return {}
-        size = [g * f for g, f in zip(codes.shape[1:], self.network.factor)]
-        whole = pad_to_multiple(original[None, None], self.network.factor, self.hu_window[0])
-        assert list(whole.shape[2:]) == size
+            return scores
         counter = CodeCounter(self.network.num_embeddings)
-        counter.update(codes, body_tokens(whole, self.network.factor))
-        rate = bits_per_voxel(codes.numel(), self.network.num_embeddings, original.numel())
-        scores = {"bits_per_voxel": rate, "compression_ratio": compression_ratio(rate), **counter.summary()}
+        counter.update(codes, body)
+        scores |= counter.summary()
         if self.decoded:
             volume = to_hu(self.tiles.decode(codes, self.network)[0, 0], self.hu_window)
             volume = volume[tuple(slice(s) for s in original.shape)]
