@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?=
+OUTPUT ?= runs/demo
 
 .PHONY: install demo test lint
 
@@ -13,7 +14,7 @@ install: .venv/.installed
 	touch $@
 
 demo: install
-	$(BIN)/python -m ctpa_vqgan demo --output runs/demo $(if $(DATA),--data '$(DATA)')
+	$(BIN)/python -m ctpa_vqgan demo --output $(OUTPUT) $(if $(DATA),--data '$(DATA)')
 
 test: lint
 	$(BIN)/python -m pytest

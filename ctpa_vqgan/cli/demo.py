@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctpa_vqgan.cli.workflows import SOURCE_TREE, run_workflow
+from ctpa_vqgan.errors import UserError
 
 NUM_PHANTOMS = 6
 PHANTOM_SIZE, PHANTOM_SPACING_MM = (112, 112, 96), (3.2, 3.2, 3.4)
@@ -16,8 +17,12 @@ def run_demo(data: str | None = None, output: str = "runs/demo") -> None:
     Args:
         data: folder of CT volumes; None makes phantoms.
         output: folder for data, weights, report and pictures.
+
+    Raises:
+        UserError: if ``output`` holds a demo on other data.
     """
     folder = Path(output)
+    _claim(folder, data)
     if data is None:
         data = str(_phantoms(folder / "phantoms"))
     smoke = str(SOURCE_TREE / "configs/smoke.yaml")
@@ -36,6 +41,18 @@ A few minutes on a CPU show the way, not the quality. Three commands to try next
   python -m ctpa_vqgan inference --checkpoint {weights} --data YOUR_CT.nii.gz --output runs/mine
   python -m ctpa_vqgan train --data YOUR_FOLDER --output runs/first  (on a CPU add --overlay configs/cpu.yaml)"""
     )
+
+
+def _claim(folder: Path, data: str | None) -> None:
+    """One folder, one demo: a second run resumes the first, so it must be on the same data."""
+    source = str(Path(data).resolve()) if data else "phantoms"
+    marker = folder / "demo_data.txt"
+    before = marker.read_text().strip() if marker.is_file() else source
+    if before != source:
+        raise UserError(f"{folder}: holds a demo on {before}, not on {source}; remove it, or give another --output")
+    if data is None or Path(data).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(source + "\n")
 
 
 def _phantoms(folder: Path) -> Path:

@@ -146,7 +146,8 @@ def test_a_network_without_exact_tiles_is_scored_without_codes(folder):
     evaluate(folder, network)
     case = metrics(folder)["cases"][0]
     assert "psnr" in case
-    assert "bits_per_voxel" not in case
+    assert case["bits_per_voxel"] == pytest.approx(4 / 64, rel=0.5)  # 16 codes for 4x4x4 voxels, and padding
+    assert "usage" not in case
 
 
 def test_a_report_comes_with_pictures_of_the_first_cases(folder):
