@@ -8,13 +8,13 @@ OUTPUT ?= runs/demo
 
 install: .venv/.installed
 
-.venv/.installed: setup.cfg constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+.venv/.installed: setup.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
 demo: install
-	$(BIN)/python -m ctpa_vqgan demo --output $(OUTPUT) $(if $(DATA),--data '$(DATA)')
+	$(BIN)/python -m ctpa_vqgan demo --output '$(OUTPUT)' $(if $(DATA),--data '$(DATA)')
 
 test: lint
 	$(BIN)/python -m pytest

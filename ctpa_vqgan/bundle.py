@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from ctpa_vqgan.errors import UserError, user_error
 from ctpa_vqgan.handlers import load_weights
 from ctpa_vqgan.losses import LPIPS
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.networks.discriminators import min_side
+from ctpa_vqgan.networks.vqgan import checked_factor
 from ctpa_vqgan.provenance import facts
+from ctpa_vqgan.trainer import GAN_TERMS, PRECISIONS, uses_bf16
 
 __all__ = [
     "autocasts",
     "begin",
+    "check_discriminators",
     "check_knobs",
     "default_stride",
     "facts",
@@ -27,6 +31,7 @@ __all__ = [
     "load_weights",
     "lpips",
     "overlap",
+    "report_settings",
     "start_from",
 ]
 
@@ -65,7 +70,7 @@ def overlap(patch_size: Sequence[int], stride: Sequence[int]) -> list[float]:
 
 def autocasts(device: torch.device | str, precision: str) -> bool:
     """Whether an evaluator computes in bf16: MONAI's evaluator does so on CUDA only."""
-    return torch.device(device).type == "cuda" and precision in ("auto", "bf16")
+    return torch.device(device).type == "cuda" and uses_bf16(device, precision)
 
 
 def first_cases(source: str, val_fraction: float, number: int) -> list[Case]:
@@ -83,7 +88,8 @@ def lpips(path: str | None, device: torch.device | str) -> LPIPS | None:
         return None
     if not Path(path).is_file():
         raise UserError(
-            f"lpips_path: expected a file of VGG16 and LPIPS weights, found none at {path}; see docs of LPIPS"
+            f"lpips_path: expected a file of VGG16 and LPIPS weights, found none at {path}; "
+            "the docstring of ctpa_vqgan.losses.LPIPS says what it holds"
         )
     return LPIPS(path).to(device)
 
@@ -95,15 +101,26 @@ def start_from(network: VQGAN, path: str | None) -> None:
         logger.info("starting from the weights in %s", path)
 
 
+def report_settings(device: torch.device | str, precision: str, **settings: Any) -> dict[str, Any]:
+    """What a report says about how its numbers were made."""
+    computed = "bf16 windows, float32 codes" if autocasts(device, precision) else "float32"
+    return {**facts(device), "precision": computed, **settings}
+
+
 def check_knobs(
     device: torch.device | str,
     patch_size: Sequence[int],
     stride: Sequence[int],
     factor: Sequence[int],
     hu_window: Sequence[float],
+    precision: str,
+    channels: Sequence[int],
+    numbers: Mapping[str, float],
     **counts: int,
 ) -> None:
     """Refuse settings that cannot work, before any data is read.
+
+    ``numbers`` must not be negative, ``counts`` are whole and at least 1.
 
     Raises:
         UserError: names the knob, what was expected and what was found.
@@ -111,24 +128,49 @@ def check_knobs(
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name}: expected a whole number of at least 1, found {value!r}")
+    for name, value in numbers.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+            raise UserError(
+                f"{name}: expected a number that is not negative, found {value!r} (in YAML 1.0e-4, not 1e-4)"
+            )
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
+    if not isinstance(channels, (list, tuple)) or not all(isinstance(c, int) and c > 0 for c in channels):
+        raise UserError(f"channels: expected positive whole numbers such as [64, 128], found {channels!r}")
+    factor = checked_factor(factor)
     patch_size, stride = _triple("patch_size", patch_size), _triple("stride", stride)
     for name, sides in (("patch_size", patch_size), ("stride", stride)):
         if any(side % f for side, f in zip(sides, factor)):
             nearest = [max(f, round(side / f) * f) for side, f in zip(sides, factor)]
             raise UserError(f"{name}: expected multiples of the factor {tuple(factor)}, found {sides}; try {nearest}")
     if any(step > side for step, side in zip(stride, patch_size)):
-        raise UserError(f"stride: expected at most patch_size {patch_size}, found {stride}; voxels would be skipped")
-    numbers = isinstance(hu_window, (list, tuple)) and all(isinstance(v, (int, float)) for v in hu_window)
-    if not numbers or len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
+        raise UserError(
+            f"stride: expected at most patch_size {patch_size}, found {stride}; set stride too, or voxels are skipped"
+        )
+    pair = isinstance(hu_window, (list, tuple)) and all(isinstance(v, (int, float)) for v in hu_window)
+    if not pair or len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
         raise UserError(f"hu_window: expected [low, high] in HU with low < high, found {hu_window!r}")
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise UserError(f"device: expected cpu, cuda or cuda:<number>, found {device!r}") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device: {device} was asked for, but PyTorch finds no CUDA GPU; use --device cpu")
+        raise UserError(f"device: {device} was asked for, but PyTorch finds no CUDA GPU; set device to cpu")
     if kind == "cuda" and (torch.device(device).index or 0) >= (number := torch.cuda.device_count()):
-        raise UserError(f"device: {device} was asked for, but there are {number} CUDA GPUs; use cuda:0 to {number - 1}")
+        raise UserError(f"device: {device} was asked for, but there are {number} CUDA GPUs, counted from cuda:0")
+
+
+def check_discriminators(patch_size: Sequence[int], num_layers: int, loss_weights: Mapping[str, float]) -> None:
+    """Refuse patches too small for the discriminators now, not when they join.
+
+    Raises:
+        UserError: names the knob and the ways out.
+    """
+    if any(loss_weights.get(term) for term in GAN_TERMS) and min(patch_size) < min_side(num_layers):
+        raise UserError(
+            f"patch_size: the discriminators need sides of at least {min_side(num_layers)} voxels, found {patch_size}; "
+            f"enlarge the patch, lower discriminator_layers, or set the loss_weights of {' and '.join(GAN_TERMS)} to 0"
+        )
 
 
 def _triple(name: str, value: Any) -> list[int]:

@@ -16,14 +16,14 @@ import torch
 import ctpa_vqgan
 
 
-def facts() -> dict[str, str]:
+def facts(device: torch.device | str = "cpu") -> dict[str, str]:
     """Command, versions, commit, hardware and date, for a report."""
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "commit": commit(),
         "versions": f"ctpa_vqgan {ctpa_vqgan.__version__}, torch {torch.__version__}, monai {monai.__version__}, "
         f"Python {platform.python_version()}",
-        "hardware": hardware(),
+        "hardware": hardware(device),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
@@ -44,8 +44,8 @@ def commit() -> str:
     return text
 
 
-def hardware() -> str:
-    """GPU where there is one, and CPU model with the cores at hand."""
+def hardware(device: torch.device | str = "cpu") -> str:
+    """The device if it is a GPU, and the CPU model with the cores at hand."""
     cores = f"{len(os.sched_getaffinity(0))} cores"
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -54,5 +54,5 @@ def hardware() -> str:
             line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else model
-    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    gpu = f"{torch.cuda.get_device_name(device)}, " if torch.device(device).type == "cuda" else ""
     return f"{gpu}{model}, {cores}"

@@ -20,6 +20,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from ctpa_vqgan.data.reader import AIR_HU
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.losses import (
     WeightedLosses,
@@ -34,6 +35,13 @@ PRECISIONS = ("auto", "bf16", "float32")
 GAN_TERMS = ("adversarial", "feature_matching")
 
 logger = logging.getLogger(__name__)
+
+
+def uses_bf16(device: torch.device | str, precision: str) -> bool:
+    """Whether to autocast to bf16; ``"auto"`` does where a CUDA device computes in it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def weight_ema(network: nn.Module, decay: float = 0.999) -> AveragedModel:
@@ -77,7 +85,8 @@ class VQGANTrainer(Trainer):
         adversarial_start: iteration at which the discriminator joins.
         adversarial_ramp: iterations over which its weight grows to full.
         max_grad_norm: gradients of each network are clipped to this norm.
-        precision: ``"bf16"`` autocast, ``"float32"``, or ``"auto"``: bf16 on CUDA, float32 elsewhere.
+        precision: ``"bf16"`` autocast, ``"float32"``, or ``"auto"``: bf16 where a CUDA device has it, float32
+            elsewhere.
         hu_window: HU at -1 and 1, to tell body tokens from air.
         inferer: how the network is called with a micro-batch; a plain call by default.
 
@@ -143,7 +152,7 @@ class VQGANTrainer(Trainer):
         self.d_optimizer, self.d_scheduler = d_optimizer, d_scheduler
         self.micro_batch_size, self.max_grad_norm, self.hu_window = micro_batch_size, max_grad_norm, tuple(hu_window)
         self.adversarial_start, self.adversarial_ramp = adversarial_start, adversarial_ramp
-        self.bf16 = precision == "bf16" or (precision == "auto" and self.state.device.type == "cuda")
+        self.bf16 = uses_bf16(self.state.device, precision)
         self.inferer = inferer or SimpleInferer()
         self.codes = CodeCounter(network.num_embeddings)
         self.terms: dict[str, float] = {}
@@ -231,12 +240,16 @@ class VQGANTrainer(Trainer):
                 values |= self._gan_values(micro, result.reconstruction)
         total = self.losses.total(values, dict.fromkeys(GAN_TERMS, weight) if weight else None)
         (total * share).backward()
-        low, high = self.hu_window
-        body = body_tokens((micro + 1) * ((high - low) / 2) + low, self.network.factor)
-        self.codes.update(result.codes, body)
+        self.codes.update(result.codes, self._body(micro))
         return result.reconstruction.detach(), {name: v.detach() for name, v in values.items()} | {
             "loss": total.detach()
         }
+
+    def _body(self, images: torch.Tensor) -> torch.Tensor:
+        """Which tokens lie in the body; what the HU window clipped from below counts as air."""
+        low, high = self.hu_window
+        volume_hu = (images + 1) * ((high - low) / 2) + low
+        return body_tokens(volume_hu.masked_fill(images <= -1, AIR_HU), self.network.factor)
 
     def _gan_values(self, micro: torch.Tensor, reconstruction: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the discriminator, held still, says of the reconstruction."""

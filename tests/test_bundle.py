@@ -31,6 +31,7 @@ channels: [4, 8]
 num_embeddings: 16
 codebook_init_steps: 1
 max_epochs: 2
+val_interval: 1
 batch_size: 2
 micro_batch_size: 2
 adversarial_start: 3
@@ -409,7 +410,7 @@ def test_a_file_that_is_no_ct_is_not_reconstructed(fails, not_ct, trained):
         ("device=tpu9", "device: expected cpu, cuda or cuda:<number>, found 'tpu9'"),
         ("patch_sampling=all", "patch_sampling: expected 'random' or 'grid', found 'all'"),
         ("blend_mode=cubic", "mode must be one of gaussian, linear, constant, found 'cubic'"),
-        ("precision=half", "precision must be one of auto, bf16, float32, found 'half'"),
+        ("precision=half", "precision: expected one of auto, bf16, float32, found 'half'"),
         ("norm=batch", "norm"),
         ("loss_weights::l1=-1", "weight of 'l1' is -1"),
         ("init_path=nowhere.pt", "nowhere.pt: no such weights"),
@@ -424,16 +425,30 @@ def test_a_knob_that_cannot_work(fails, phantom_folder, setting, message):
 def test_no_gpu_where_one_was_asked_for(fails, phantom_folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     message = fails("train", "--data", phantom_folder, "--set", "device=cuda:0")
-    assert message == "device: cuda:0 was asked for, but PyTorch finds no CUDA GPU; use --device cpu"
+    assert message == "device: cuda:0 was asked for, but PyTorch finds no CUDA GPU; set device to cpu"
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     sizes = {"patch_size": [8, 8, 8], "stride": [8, 8, 8], "factor": (4, 4, 4), "hu_window": [-1000, 1000]}
+    sizes |= {"precision": "auto", "channels": [8], "numbers": {}}
     bundle.check_knobs("cuda:1", **sizes)
-    with pytest.raises(UserError, match="device: cuda:2 was asked for, but there are 2 CUDA GPUs; use cuda:0 to 1"):
+    with pytest.raises(UserError, match="device: cuda:2 was asked for, but there are 2 CUDA GPUs, counted from cuda:0"):
         bundle.check_knobs("cuda:2", **sizes)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("patch_size=[4,4,4]", "patch_size: the discriminators need sides of at least 6 voxels"),
+        ("channels=[a,b]", "channels: expected positive whole numbers"),
+        ("val_fraction=-0.1", "val_fraction: expected a number that is not negative"),
+        ("num_workers=-1", "num_workers: expected a number that is not negative"),
+    ],
+)
+def test_settings_that_would_fail_late_are_refused_at_the_start(fails, phantom_folder, setting, message):
+    assert fails("train", "--data", phantom_folder, "--set", setting).startswith(message)
 
 
 @pytest.mark.parametrize("command", ["inference", "evaluate"])

@@ -73,12 +73,14 @@ def run_workflow(
     root = find_bundle(bundle)
     configs = [root / "configs" / config for config in workflow.configs]
     known = known_knobs(configs)
-    files = [*configs, *_model_config(checkpoint), *map(Path, overlays)]
+    given = checked(dict(map(parse_setting, settings)), known, "--set")
+    own = given.get("init_path") if name == "train" else checkpoint or given.get("ckpt_path", root / "models/model.pt")
+    files = [*configs, *_model_config(own), *map(Path, overlays)]
     overrides: dict[str, Any] = {"bundle_root": str(root)} | _mended(files[len(configs) :], known)
     overrides |= {workflow.data_knob: data} if data else {}
     overrides |= {"output_dir": output} if output else {}
     overrides |= {"ckpt_path": checkpoint} if checkpoint else {}
-    overrides |= checked(dict(map(parse_setting, settings)), known, "--set")
+    overrides |= given
 
     print(f"$ {_command(workflow, files, overrides)}", flush=True)
     _run(workflow.run_id, [str(f) for f in files], root, overrides)
@@ -113,11 +115,11 @@ def _run(run_id: str, files: list[str], root: Path, overrides: dict[str, Any]) -
         )
 
 
-def _model_config(checkpoint: str | None) -> list[Path]:
-    """``model.yaml`` beside the weights, if it is there."""
-    if checkpoint is None:
+def _model_config(weights: str | Path | None) -> list[Path]:
+    """``model.yaml`` beside the weights that a workflow begins with, if it is there."""
+    if weights is None:
         return []
-    beside = Path(checkpoint).with_name("model.yaml")
+    beside = Path(weights).with_name("model.yaml")
     return [beside] if beside.is_file() else []
 
 

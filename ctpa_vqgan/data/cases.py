@@ -100,7 +100,7 @@ def _listed(datalist: Path, section: str | None) -> list[Path]:
             if section
             else [item for part in content.values() if isinstance(part, list) for item in part]
         )
-        return [datalist.parent / item["image"] for item in items]
+        return [datalist.parent / (item if isinstance(item, str) else item["image"]) for item in items]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{datalist}: expected a MONAI datalist {{'training': [{{'image': FILE}}], 'validation': [...]}} "

@@ -159,6 +159,7 @@ def _unreadable(path: str, error: Exception) -> BadVolume:
 def _to_int16(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.int16:
         return array
-    if array.dtype.kind == "f":
-        array = np.rint(array)
-    return np.clip(array, INT16.min, INT16.max).astype(np.int16)
+    whole = np.empty_like(array, dtype=np.int16)
+    for plane, rounded in zip(array, whole):  # plane by plane: a scaled file comes as float64, four times the size
+        rounded[...] = np.clip(np.rint(plane), INT16.min, INT16.max)
+    return whole

@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys as Keys
 
-from ctpa_vqgan.data import save_like, to_hu
+from ctpa_vqgan.data import AIR_HU, save_like, to_hu
 from ctpa_vqgan.handlers.tensorboard import voxels
 from ctpa_vqgan.inferers import ExactTileInferer
 from ctpa_vqgan.inferers.sliding import pad_to_multiple
@@ -59,7 +59,8 @@ class CaseScores(Metric):
         """Score the cases of one iteration."""
         for batch, output in zip(engine.state.batch, engine.state.output):
             original, reconstruction = voxels(batch[HU]), voxels(output[Keys.PRED])
-            row = {"case": batch["case"], **volume_fidelity(reconstruction, original)}
+            fidelity = volume_fidelity(reconstruction, original, device=output[Keys.IMAGE].device)
+            row = {"case": batch["case"], **fidelity}
             row |= self._code_scores(output[Keys.IMAGE], original)
             row["seconds"] = time.perf_counter() - self._began
             self._began = time.perf_counter()
@@ -87,7 +88,7 @@ class CaseScores(Metric):
     @torch.no_grad()
     def _code_scores(self, image: torch.Tensor, original: torch.Tensor) -> dict[str, float]:
         """Codes of the whole volume: how many differ, what they cost, and what they decode to."""
-        whole = pad_to_multiple(original[None, None], self.network.factor, self.hu_window[0])
+        whole = pad_to_multiple(original[None, None], self.network.factor, AIR_HU)
         body = body_tokens(whole, self.network.factor)
         rate = bits_per_voxel(body.numel(), self.network.num_embeddings, original.numel())
         scores = {"bits_per_voxel": rate, "compression_ratio": compression_ratio(rate)}
@@ -102,7 +103,7 @@ class CaseScores(Metric):
         if self.decoded:
             volume = to_hu(self.tiles.decode(codes, self.network)[0, 0], self.hu_window)
             volume = volume[tuple(slice(s) for s in original.shape)]
-            fidelity = volume_fidelity(volume, original)
+            fidelity = volume_fidelity(volume.cpu(), original, device=image.device)
             scores |= {f"decoded_{key}": fidelity[key] for key in ("psnr", "ssim", "mae_hu", "rmse_hu")}
         return scores
 

@@ -63,7 +63,8 @@ class Checkpoints:
         """Write the state at the engine's iteration, then remove what is too old."""
         path = self.folder / PATTERN.format(engine.state.iteration)
         content = {name: item.state_dict() for name, item in self.state.items()}
-        save_atomically({"iteration": engine.state.iteration, **content}, path)
+        position = {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length}
+        save_atomically({**position, **content}, path)
         for old in self.files()[: -self.keep_last]:
             old.unlink()
 
@@ -95,6 +96,12 @@ class Checkpoints:
                 f"{path}: does not fit this run ({type(error).__name__}: {reason}); "
                 "train with the settings it was made with, or choose a new output_dir"
             ) from error
+        before, now = content["epoch_length"], trainer.state.epoch_length
+        if before != now:  # the samples of the iterations done would be others
+            raise UserError(
+                f"{path}: made with {before} iterations per epoch, this run has {now}: the data set, num_samples, "
+                "stride or batch_size changed; restore them, or choose a new output_dir (init_path takes model.pt)"
+            )
         trainer.resume_from(content["iteration"])
         total = trainer.state.max_epochs * trainer.state.epoch_length
         logger.info("resumed at iteration %d of %d from %s", content["iteration"], total, path.name)

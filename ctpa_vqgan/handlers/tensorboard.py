@@ -51,9 +51,21 @@ class TrainingLog:
 
     def attach(self, engine: Engine) -> None:
         """Follow this trainer."""
+        engine.add_event_handler(Events.STARTED, self._plan)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+
+    def _plan(self, engine: Engine) -> None:
+        state, network = engine.state, engine.network
+        total = state.max_epochs * state.epoch_length
+        size = sum(p.numel() for p in network.parameters()) / 1e6
+        joins = f"join at {engine.adversarial_start}" if 0 <= engine.adversarial_start < total else "do not join"
+        print(
+            f"{state.max_epochs} epochs of {state.epoch_length} iterations on {state.device}; {size:.2f} M parameters, "
+            f"{network.num_embeddings} codes; of {total} iterations the discriminators {joins}",
+            flush=True,
+        )
 
     def _begin(self, engine: Engine) -> None:
         self.log.epoch = engine.state.epoch
@@ -75,7 +87,9 @@ class TrainingLog:
             self.log.writer.add_scalar(f"codebook/{name}", value, engine.state.epoch)
         self.log.writer.flush()
         shown = (f"{heading(name)} {show(name, codes[name])}" for name in ("usage", "perplexity", "body_perplexity"))
-        say(f"epoch {engine.state.epoch}: loss {engine.terms['loss']:.4f}, {', '.join(shown)}")
+        made = getattr(engine.network.quantizer, "initialized", True)
+        note = "" if made else "; the codebook is not made yet, scores mean nothing"
+        say(f"epoch {engine.state.epoch}: last loss {engine.terms['loss']:.4f}, {', '.join(shown)}{note}")
 
 
 class ValidationLog:

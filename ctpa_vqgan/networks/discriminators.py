@@ -70,9 +70,7 @@ class PatchDiscriminators(nn.Module):
         self.volume = critic(spatial_dims=3) if volume else None
         self.slices = critic(spatial_dims=2) if slices else None
         self.num_slices = num_slices
-        # num_layers halvings, then two kernels of 4 that each take one position away: 3 positions become 2, then 1
-        # logit. Below 3 the instance norm before the logits would see a single element, which it refuses.
-        self.min_side = 3 * 2**num_layers
+        self.min_side = min_side(num_layers)
 
     def forward(self, volume: Tensor, offset: int = 0) -> DiscriminatorOutput:
         """Score a batch.
@@ -98,6 +96,15 @@ class PatchDiscriminators(nn.Module):
             # One view per plane even where the planes have equal sides: the weight of a view never hangs on the patch.
             views += [self.slices(take_slices(volume, axis, self.num_slices, offset)) for axis in (2, 3, 4)]
         return DiscriminatorOutput([layers[-1] for layers in views], [layers[:-1] for layers in views])
+
+
+def min_side(num_layers: int) -> int:
+    """Shortest side of a patch, in voxels.
+
+    num_layers halvings, then two kernels of 4 that each take one position away: 3 positions become 2, then 1 logit.
+    Below 3 the instance norm before the logits would see a single element, which it refuses.
+    """
+    return 3 * 2**num_layers
 
 
 def take_slices(volume: Tensor, axis: int, count: int, offset: int = 0) -> Tensor:

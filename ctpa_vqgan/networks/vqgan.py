@@ -117,7 +117,7 @@ class VQGAN(nn.Module):
             raise ValueError(f"spatial_dims must be 3, found {spatial_dims}")
         if front_end not in FRONT_ENDS:
             raise ValueError(f"front_end must be one of {', '.join(FRONT_ENDS)}, found {front_end!r}")
-        self.factor = _checked_factor(factor)
+        self.factor = checked_factor(factor)
         if quantizer is not None:
             num_embeddings, embedding_dim = quantizer.num_embeddings, quantizer.embedding_dim
         block, strides = _level_strides(self.factor, front_end)
@@ -226,7 +226,8 @@ class VQGAN(nn.Module):
         return self.autoencode(x).reconstruction
 
 
-def _checked_factor(factor: Sequence[int]) -> Triple:
+def checked_factor(factor: Sequence[int]) -> Triple:
+    """The factor as a tuple of three; ValueError if it is not three powers of two, one of them above 1."""
     factor = tuple(int(f) for f in factor)
     if len(factor) != 3 or any(f < 1 or f & (f - 1) for f in factor) or max(factor) == 1:
         raise ValueError(f"factor must be three powers of two, at least one above 1, found {factor}")
