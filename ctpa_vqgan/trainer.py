@@ -63,7 +63,8 @@ class VQGANTrainer(Trainer):
 
     A batch holds the patches of one optimizer step; it is cut into micro-batches that fit the device. The codebook
     stands still meanwhile, and its statistics act once per step, so ``micro_batch_size`` changes memory, not results.
-    Until ``adversarial_start`` no discriminator work is done at all.
+    Until ``adversarial_start`` no discriminator work is done at all. Of MONAI's iteration events it fires
+    ``BACKWARD_COMPLETED`` and ``MODEL_COMPLETED``, once per step.
 
     ``engine.state.output`` after each iteration has ``"image"``, ``"pred"`` and ``"loss"`` (weighted total), decollated
     as MONAI's engines do it. ``engine.terms`` holds the same total and every term by name, unweighted, with gradient
