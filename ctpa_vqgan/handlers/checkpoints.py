@@ -21,7 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` under a temporary name, flushed to disk, then renamed: the file is whole or absent."""
+    """``torch.save`` under a temporary name, flushed to disk, then renamed: the file is whole or absent.
+
+    Raises:
+        UserError: if the disk does not take it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -30,6 +34,9 @@ def save_atomically(content: Any, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: could not be written ({reason}); free some space, older files are intact") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -94,6 +94,21 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path, monkeypatch):
     assert torch.load(path) == {"good": 1}
 
 
+def test_a_full_disk_is_named_and_leaves_the_older_file(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    save_atomically({"good": 1}, path)
+
+    def fail(content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(UserError, match=r"state\.pt: could not be written .*No space left on device"):
+        save_atomically({"bad": 2}, path)
+    assert names(tmp_path) == ["state.pt"]
+    assert torch.load(path) == {"good": 1}
+
+
 @pytest.mark.parametrize("handlers", [[], [Progress()]])
 def test_a_damaged_checkpoint_is_named_with_a_way_out(tmp_path, handlers):
     run(tmp_path)
