@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ctpa_vqgan.cli.workflows import SOURCE_TREE, run_workflow
 
-NUM_CASES = 6
+NUM_CASES, PATCHES_PER_EPOCH = 6, 300
 PHANTOM_SIZE, PHANTOM_SPACING_MM = (112, 112, 96), (3.2, 3.2, 3.4)
 
 
@@ -29,8 +29,10 @@ def run_demo(data: str | None = None, output: str = "runs/demo") -> None:
     folder = Path(output)
     datalist = _few_cases(Path(data) if data else _phantoms(folder / "phantoms"), folder)
     smoke = str(SOURCE_TREE / "configs/smoke.yaml")
-    run_workflow("train", data=str(datalist), output=output, overlays=[smoke])
-    held_out = json.loads(datalist.read_text())["validation"][0]["image"]
+    cases = json.loads(datalist.read_text())
+    share = f"num_samples={PATCHES_PER_EPOCH // len(cases['training'])}"  # few volumes or many: the same time
+    run_workflow("train", data=str(datalist), output=output, overlays=[smoke], settings=[share])
+    held_out = cases["validation"][0]["image"]
     weights = str(folder / "model.pt")
     run_workflow("evaluate", data=held_out, output=output, checkpoint=weights, overlays=[smoke])
 

@@ -23,6 +23,7 @@ def test_the_demo_trains_on_the_data_and_scores_a_held_out_volume(calls, phantom
     split = json.loads((tmp_path / "run/dataset.json").read_text())
     assert training["data"] == str(tmp_path / "run/dataset.json")
     assert len(split["training"]) == 2
+    assert training["settings"] == ["num_samples=150"]  # as many patches as from five volumes
     assert split["validation"] == [{"image": scoring["data"]}]
     assert split["validation"][0] not in split["training"]
     assert scoring["checkpoint"] == str(tmp_path / "run/model.pt")
