@@ -5,9 +5,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from ctpa_vqgan.data.phantom import LABELS, make_phantom
+from ctpa_vqgan.windows import WINDOWS
 
 SPACING_MM = (0.7, 0.7, 0.6)
-WINDOWS = {"lung, W 1500 L -600": (1500, -600), "embolism, W 700 L 100": (700, 100)}
+SHOWN = {"lung, W 1500 L -600": WINDOWS["lung"], "embolism, W 700 L 100": WINDOWS["pe"]}
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
         "sagittal, spine": volume[256].T,
     }
     figure, axes = plt.subplots(2, 4, figsize=(16, 8), facecolor="black", layout="constrained")
-    for row, (window, (width, level)) in zip(axes, WINDOWS.items()):
+    for row, (window, (level, width)) in zip(axes, SHOWN.items()):
         for ax, (plane, image) in zip(row, planes.items()):
             aspect = 1 if "axial" in plane else SPACING_MM[2] / SPACING_MM[0]
             ax.imshow(image, cmap="gray", vmin=level - width / 2, vmax=level + width / 2, aspect=aspect)

@@ -13,10 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ctpa_vqgan.progress import say
 from ctpa_vqgan.report.columns import heading, show
-from ctpa_vqgan.report.montage import WINDOWS
+from ctpa_vqgan.report.montage import ERROR_MAX_HU, SHOWN
 from ctpa_vqgan.report.planes import PLANES, body_centre, plane_image
-
-ERROR_RANGE_HU = 200.0
 
 
 class TensorBoardLog:
@@ -122,8 +120,8 @@ class ValidationLog:
         centre = body_centre(original)
         for plane, (axis, *_) in PLANES.items():
             pair = [plane_image(v, plane, centre[axis]).astype(np.float32) for v in (original, reconstruction)]
-            error = np.abs(pair[0] - pair[1]) / ERROR_RANGE_HU
-            for window, (width, level) in WINDOWS.items():
+            error = np.abs(pair[0] - pair[1]) / ERROR_MAX_HU
+            for window, (level, width) in SHOWN.items():
                 shown = [(image - level) / width + 0.5 for image in pair]
                 row = np.clip(np.concatenate([*shown, error], axis=1), 0, 1)
                 self.log.writer.add_image(f"{case}/{plane}_{window}", row[None], self.log.epoch)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PE_WINDOWS = {"pe": (100, 700), "lung": (-600, 1500), "mediastinum": (40, 400)}
-"""The (level, width) pairs in HU at which a CT pulmonary angiogram is read; the default of `WindowedL1Loss`."""
+from ctpa_vqgan.windows import WINDOWS
 
 
 class HUL1Loss(nn.Module):
@@ -59,12 +58,12 @@ class WindowedL1Loss(nn.Module):
     def __init__(
         self,
         hu_window: Sequence[float] = (-1000, 1000),
-        windows: Mapping[str, Sequence[float]] = PE_WINDOWS,
+        windows: Mapping[str, Sequence[float]] = WINDOWS,
     ) -> None:
         super().__init__()
         self.hu_window = low, high = _rising(hu_window)
         if not windows:
-            raise ValueError(f"windows is empty, expected (level, width) in HU by name such as {PE_WINDOWS}")
+            raise ValueError(f"windows is empty, expected (level, width) in HU by name such as {WINDOWS}")
         self.windows = {name: (float(level), float(width)) for name, (level, width) in windows.items()}
         for name, (level, width) in self.windows.items():
             if width <= 0:

@@ -10,8 +10,9 @@ import numpy as np
 from ctpa_vqgan.report.planes import PLANES, body_centre, plane_image
 from ctpa_vqgan.report.results import replace_file
 from ctpa_vqgan.report.sheet import ON_IMAGE, Sheet
+from ctpa_vqgan.windows import WINDOWS
 
-WINDOWS = {"lung": (1500, -600), "mediastinum": (400, 40)}  # (width, level) in HU, as radiologists set them
+SHOWN = {name: WINDOWS[name] for name in ("lung", "mediastinum")}
 ERROR_MAX_HU = 200  # fixed, so that two montages can be compared
 HU_RANGE = (-1000, 1000)  # the error is that of the clipped volumes, as in the metrics
 
@@ -89,7 +90,7 @@ def _draw_plane(
 ) -> None:
     _, across, up, *letters = PLANES[plane]
     size_mm = (extent_mm[across], extent_mm[up])
-    for i, (window, (width, level)) in enumerate(WINDOWS.items()):
+    for i, (window, (level, width)) in enumerate(SHOWN.items()):
         grey = {"cmap": "gray", "vmin": level - width / 2, "vmax": level + width / 2}
         row_top = top + i * (row + GAP)
         sheet.text(LEFT / 2, row_top + row / 2, f"{plane}, {window}", rotation=90, ha="center", va="center")
@@ -105,7 +106,7 @@ def _draw_plane(
 
 
 def _caption(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> str:
-    windows = ", ".join(f"{name} W{width} L{level}" for name, (width, level) in WINDOWS.items())
+    windows = ", ".join(f"{name} W{width} L{level}" for name, (level, width) in SHOWN.items())
     low, high = HU_RANGE
     return (
         f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:.2f}' for mm in spacing_mm)} mm.  "
