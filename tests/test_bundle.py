@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -393,6 +394,19 @@ def test_a_file_that_is_no_ct(fails, not_ct, sampling, num_workers):
 def test_a_file_that_is_no_ct_is_not_reconstructed(fails, not_ct, trained):
     message = fails("inference", "--data", not_ct / "a.nii.gz", "--checkpoint", trained / "model.pt")
     assert message.startswith(f"{not_ct / 'a.nii.gz'}: does not look like CT in HU")
+
+
+def test_cases_before_a_file_that_is_no_ct_keep_their_scores(phantom_folder, not_ct, trained, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(sorted(phantom_folder.glob("*.nii.gz"))[0], folder / "a.nii.gz")
+    shutil.copy(not_ct / "a.nii.gz", folder / "b.nii.gz")
+    output = tmp_path / "output"
+    options = ("--checkpoint", trained / "model.pt", "--output", output, "--set", "progress=false")
+    assert run("inference", "--data", folder, *options) == 1
+    assert capsys.readouterr().err.startswith(f"error: {folder / 'b.nii.gz'}: does not look like CT in HU")
+    assert [case["case"] for case in json.loads((output / "metrics.json").read_text())["cases"]] == ["a"]
+    assert (output / "a_reconstruction.nii.gz").is_file()
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ class CaseWriter:
         """Write while this evaluator runs."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._case)
         engine.add_event_handler(Events.COMPLETED, self._finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._keep)
 
     def _case(self, engine: Engine) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -153,6 +154,12 @@ class CaseWriter:
                 original = voxels(batch[HU]).numpy()
                 save_montage(self.folder / name, original, reconstruction, tuple(spacing), title=batch["case"])
                 self.pictures.append(name)
+
+    def _keep(self, engine: Engine, error: BaseException) -> None:
+        """Keep the scores of the cases that were done when one file ends the run."""
+        if self.scores.rows:
+            write_metrics(self.folder, self.scores.rows)
+        raise error
 
     def _finish(self, engine: Engine) -> None:
         metrics = write_metrics(self.folder, self.scores.rows)
