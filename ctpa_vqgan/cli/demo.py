@@ -20,7 +20,7 @@ def run_demo(data: str | None = None, output: str = "runs/demo") -> None:
     The same command again goes on where it stopped; on other data it starts anew.
 
     Args:
-        data: folder of CT volumes, of which the first six are used; None makes phantoms.
+        data: folder of CT volumes, of which at most six are used; None makes phantoms.
         output: folder for data, weights, report and pictures.
 
     Raises:
@@ -53,15 +53,10 @@ full-resolution recipe, for a GPU):
 
 def _few_cases(source: Path, folder: Path) -> Path:
     """A datalist of few cases in ``folder``; what an earlier demo trained on other data is dropped."""
-    from ctpa_vqgan.data import find_cases, training_cases, validation_cases
+    from ctpa_vqgan.data import training_cases, validation_cases
 
-    chosen = find_cases(source)[:NUM_CASES]
-    if len(chosen) == 1:
-        split = {"training": chosen, "validation": chosen}
-    else:
-        held_out = validation_cases(source, 0.0)[0]
-        chosen = [held_out, *[case for case in training_cases(source, 0.0) if case != held_out][: NUM_CASES - 1]]
-        split = {"training": chosen[1:], "validation": chosen[:1]}
+    # a share of 0: the one case that is held out at least
+    split = {"training": training_cases(source, 0.0)[: NUM_CASES - 1], "validation": validation_cases(source, 0.0)[:1]}
     split = {part: [{"image": str(Path(case["image"]).resolve())} for case in cases] for part, cases in split.items()}
     text = json.dumps(split, indent=2) + "\n"
     datalist = folder / "dataset.json"

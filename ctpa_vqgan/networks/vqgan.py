@@ -78,7 +78,7 @@ class VQGAN(nn.Module):
         num_res_blocks: residual blocks per level, one number or (encoder, decoder).
         factor: voxels per latent position and axis; each 1, 2, 4, 8, ... and not all 1.
         front_end: ``"none"``, ``"space_to_depth"`` or ``"haar"``: an invertible 2x2x2 rearrangement that is part of
-            the factor and makes full resolution about six times cheaper.
+            the factor and takes the convolutions at full resolution, the dearest ones, away.
         norm: ``"rms"`` (per voxel; exact tiles) or ``"group"`` (GroupNorm; tiles differ from the whole).
         num_groups: groups of ``norm="group"``.
         num_embeddings: size of the codebook.
