@@ -10,18 +10,25 @@ from ctpa_vqgan import __version__
 from ctpa_vqgan.cli.workflows import WORKFLOWS, run_workflow
 from ctpa_vqgan.errors import user_error
 
+RESUMES = {
+    "train": "; the same command goes on from the last checkpoint",
+    "demo": "; the same command goes on from the last checkpoint",
+    "prepare": "; finished cases are kept, the same command goes on",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit code: 0 done, 1 a user's error (one line on stderr), 2 wrong usage, 130 interrupted.
+        Exit code: 0 done, 1 a user's error (one line on stderr), 2 wrong usage, 3 done but for volumes that ``prepare``
+        refused, 130 interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
-        options.function(options)
+        return options.function(options) or 0
     except KeyboardInterrupt:
-        hint = "; the same command goes on from the last checkpoint" if options.name in ("train", "demo") else ""
+        hint = RESUMES.get(options.name, "")
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -30,7 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {cause}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ctpa_vqgan {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    prepare = commands.add_parser("prepare", help="make a checked, fast data set of DICOM, NIfTI, NRRD and MetaImage")
+    prepare.add_argument("input", nargs="+", help="files, folders and archives (tar, zip), in any nesting")
+    prepare.add_argument("--output", required=True, help="folder of the data set; the same command again goes on there")
+    prepare.add_argument("--workers", type=int, help="processes; one a core, at most 8, if not given")
+    prepare.add_argument("--val-fraction", type=float, default=0.1, help="share of the patients held out")
+    prepare.add_argument("--seed", type=int, default=0, help="of the division into training and validation")
+    prepare.add_argument("--patients", metavar="CSV", help="columns file and patient, where DICOM does not tell")
+    prepare.set_defaults(function=_prepare, name="prepare")
     for name, workflow in WORKFLOWS.items():
         command = commands.add_parser(
             name, help=workflow.help, description=f"{workflow.help} (a MONAI bundle workflow)"
@@ -76,6 +90,15 @@ def _workflow(options: argparse.Namespace) -> None:
         settings=options.set,
         bundle=options.bundle,
     )
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from ctpa_vqgan.prepare import prepare
+
+    settings = {"workers": options.workers, "val_fraction": options.val_fraction, "seed": options.seed}
+    result = prepare(options.input, options.output, patients=options.patients, **settings)
+    print(f"{len(result.accepted)} cases accepted, {len(result.refused)} refused: see {options.output}/report.md")
+    return 3 if result.refused else 0
 
 
 def _demo(options: argparse.Namespace) -> None:

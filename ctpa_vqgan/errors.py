@@ -1,5 +1,6 @@
 """Errors that a user can mend: one line that names the file or key, what was expected, what came, and the way out."""
 
+import os
 import re
 import traceback
 from pathlib import Path
@@ -14,7 +15,24 @@ class UserError(ValueError):
 
 
 class BadVolume(UserError):
-    """A file cannot be used as a CT volume; the message begins with the file."""
+    """A file cannot be used as a CT volume.
+
+    The message is ``FILE: [rule] expected ..., found ...; way out``; see :mod:`ctpa_vqgan.data.checks`.
+
+    Args:
+        path: the file, or the folder of a DICOM series.
+        rule: id of the check that it failed.
+        expected: what the rule asks for.
+        found: what was measured.
+        way_out: what the user can do.
+    """
+
+    def __init__(self, path: str | os.PathLike, rule: str, expected: str, found: str, way_out: str) -> None:
+        super().__init__(f"{path}: [{rule}] expected {expected}, found {found}; {way_out}")
+        self.path, self.rule, self.expected, self.found, self.way_out = str(path), rule, expected, found, way_out
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.rule, self.expected, self.found, self.way_out)
 
 
 def user_error(exception: BaseException | None) -> Exception | None:

@@ -1,28 +1,33 @@
 """Data: from files to patches and volumes on the network's scale."""
 
-from ctpa_vqgan.data.cases import Case, find_cases, training_cases, validation_cases
-from ctpa_vqgan.data.patches import GridPatches, RandomPatchDataset, grid_windows, patch_dataset, patch_loader
-from ctpa_vqgan.data.reader import AIR_HU, CTReader, case_name, save_like
-from ctpa_vqgan.data.transforms import ToHUd, load_volume, prepare_patch, prepare_volume, to_hu, window_hu
+from __future__ import annotations
 
-__all__ = [
-    "AIR_HU",
-    "CTReader",
-    "Case",
-    "GridPatches",
-    "RandomPatchDataset",
-    "ToHUd",
-    "case_name",
-    "find_cases",
-    "grid_windows",
-    "load_volume",
-    "patch_dataset",
-    "patch_loader",
-    "prepare_patch",
-    "prepare_volume",
-    "save_like",
-    "to_hu",
-    "training_cases",
-    "validation_cases",
-    "window_hu",
-]
+import importlib
+from typing import Any
+
+# by module, imported on first use: `prepare` needs neither torch nor MONAI, which take seconds and bring ITK
+_HOMES = {
+    "cases": ["Case", "find_cases", "training_cases", "validation_cases"],
+    "checks": ["RULES"],
+    "formats.volume": ["AIR_HU", "Volume"],
+    "mapped": ["MappedReader"],
+    "loader": ["patch_loader"],
+    "patches": ["GridPatches", "RandomPatchDataset", "grid_windows", "patch_dataset"],
+    "prepared": ["is_prepared", "map_prepared", "prepared_shape", "write_prepared"],
+    "reader": ["CTReader", "save_like"],
+    "transforms": ["ToHUd", "load_volume", "prepare_patch", "prepare_volume", "to_hu", "window_hu"],
+    "volumes": ["case_name", "read_volume"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,34 +1,43 @@
-"""Find the cases of a data set: one volume, a flat folder of volumes, or a folder with a MONAI ``dataset.json``."""
+"""Find the cases of a data set: volumes, folders of volumes or DICOM, or a folder with a MONAI ``dataset.json``."""
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import logging
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ctpa_vqgan.data.reader import SUFFIXES, case_name, is_volume_file
+from ctpa_vqgan.data.volumes import SUFFIXES, case_name
+from ctpa_vqgan.data.walk import find_volumes
 from ctpa_vqgan.errors import UserError
 
 DATALIST = "dataset.json"
-Case = dict[str, str]
+Case = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
 def find_cases(source: str | Path, section: str | None = None) -> list[Case]:
-    """Cases of a file, folder or datalist, ordered by name.
+    """Cases of a file, folder, archive or datalist, ordered by name.
 
     Args:
-        source: a volume, a flat folder of volumes, a ``dataset.json`` or a folder that holds one.
+        source: a volume, a folder of volumes and DICOM series in any nesting, an archive of such, a
+            ``dataset.json``, or a folder that holds one.
         section: of the datalist, ``"training"`` or ``"validation"``; None takes all sections. Of no meaning for
             plain files.
 
     Returns:
-        One ``{"image": path, "case": name}`` per volume.
+        One ``{"image": path, "case": name}`` per volume; of a DICOM series the image is the tuple of its files. The
+        name is the file's stem, or the folder's of a series, with the folders above it where that is not unique.
 
     Raises:
-        UserError: nothing is there, or two files would have the same case name.
+        UserError: nothing is there, or two files of one folder would have the same case name.
     """
     source = Path(source)
     if not source.exists():
@@ -36,20 +45,48 @@ def find_cases(source: str | Path, section: str | None = None) -> list[Case]:
     datalist = source if source.suffix == ".json" else source / DATALIST
     if datalist.is_file():
         files = _listed(datalist, section)
-    elif source.is_dir():
-        files = sorted(p for p in source.iterdir() if is_volume_file(p) and not p.name.startswith("."))
-    else:
-        files = [source]
-    if not files:
-        what = f"section {section!r} is empty" if datalist.is_file() else "holds no volume"
-        raise UserError(f"{source}: {what}; expected files that end in {', '.join(SUFFIXES)}")
-    cases = [{"image": str(path), "case": case_name(path)} for path in files]
-    names: dict[str, str] = {}
-    for case in cases:
-        other = names.setdefault(case["case"], case["image"])
-        if other != case["image"]:
-            raise UserError(f"{case['image']}: has the same case name as {other}; rename one of them")
-    return cases
+        if not files:
+            raise UserError(f"{source}: section {section!r} is empty")
+        return _named([(str(path), str(path)) for path in files])
+    found = find_volumes([source], _unpacking_folder)
+    images = [(str(path), found.shown(path)) for path in found.volumes]
+    images += [(series.files, found.shown(series.folder)) for series in found.series]
+    if found.refused and not images:
+        raise found.refused[0]
+    for error in found.refused:
+        logger.warning("left out: %s", error)
+    if not images:
+        raise UserError(f"{source}: holds no volume; expected DICOM, or files that end in {', '.join(SUFFIXES)}")
+    return _named(images)
+
+
+def _named(images: Sequence[tuple[str | tuple[str, ...], str]]) -> list[Case]:
+    """Cases with names of their own: as many folders in front of the stem as it takes.
+
+    Args:
+        images: what is read, and its path as the user knows it.
+    """
+    paths = [Path(shown).with_name(case_name(shown)) for _, shown in images]
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["_".join(part.strip("/") for part in path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    first: dict[str, str] = {}
+    series = Counter()
+    cases = []
+    for (image, shown), name in zip(images, names):
+        if first.setdefault(name, shown) != shown:
+            raise UserError(f"{shown}: has the same case name as {first[name]}; rename one of them")
+        series[name] += 1  # several series of one DICOM folder, in the order of their UIDs
+        cases.append({"image": image, "case": f"{name}-{series[name]}" if series[name] > 1 else name})
+    return sorted(cases, key=lambda case: case["case"])
+
+
+def _unpacking_folder() -> Path:
+    """A folder that goes when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="ctpa_vqgan-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def training_cases(source: str | Path, val_fraction: float = 0.1) -> list[Case]:
@@ -65,7 +102,7 @@ def validation_cases(source: str | Path, val_fraction: float = 0.1) -> list[Case
     """
     training, validation = _split(source, val_fraction)
     if training == validation:
-        logger.warning("one case only: it is used for training and for validation, so the scores are not held out")
+        logger.warning("no case is held out: those for training serve for validation too, so the scores flatter")
     return validation
 
 
@@ -74,7 +111,9 @@ def _split(source: str | Path, val_fraction: float) -> tuple[list[Case], list[Ca
         raise UserError(f"val_fraction: expected at least 0 and less than 1, found {val_fraction}")
     path = Path(source)
     if path.suffix == ".json" or (path / DATALIST).is_file():
-        return find_cases(source, "training"), find_cases(source, "validation")
+        training = find_cases(source, "training")
+        datalist = path if path.suffix == ".json" else path / DATALIST
+        return training, find_cases(source, "validation") if _listed(datalist, "validation") else training
     cases = find_cases(source)
     if len(cases) == 1:
         return cases, cases

@@ -1,7 +1,8 @@
 """Patches for training: random crops or the inferer's own grid, in an order that depends on the seed alone.
 
 Sample ``n`` of a run (counted over all epochs) is the same patch with the same augmentation for any number of loader
-workers and after any restart: volume, position and flips are functions of (seed, n).
+workers and after any restart: volume, position and flips are functions of (seed, n). A volume that breaks in the
+middle of a run is replaced by another, by (seed, n) again.
 """
 
 # X Y Z voxels of a volume in RAS, patches [1, H, W, D]
@@ -12,14 +13,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
-from monai.data import DataLoader, GridPatchDataset, list_data_collate
+from monai.data import GridPatchDataset
 from monai.data.utils import dense_patch_slices
-from monai.transforms import Compose, RandSpatialCropSamplesd, SpatialPadd
-from torch.utils.data import Dataset, Sampler
+from monai.transforms import Compose, RandSpatialCropSamplesd
+from torch.utils.data import Dataset
 
 from ctpa_vqgan.data.cases import Case
-from ctpa_vqgan.data.reader import AIR_HU, volume_shape
+from ctpa_vqgan.data.prepared import is_prepared, prepared_shape
+from ctpa_vqgan.data.reader import volume_shape
+from ctpa_vqgan.data.transforms import PadWithAird
+from ctpa_vqgan.data.unreadable import Unreadable, to_text, unreadable
 from ctpa_vqgan.errors import UserError
 
 IMAGE = "image"
@@ -60,26 +63,29 @@ def patch_dataset(
     raise UserError(f"patch_sampling: expected 'random' or 'grid', found {sampling!r}")
 
 
-def patch_loader(dataset: RandomPatchDataset | GridPatches, batch_size: int, num_workers: int = 0) -> DataLoader:
-    """Batches ``{"image": [B, 1, H, W, D], "case": [...], "sample": [B]}`` in the order of sample numbers."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        sampler=_SampleNumbers(dataset) if isinstance(dataset, RandomPatchDataset) else None,
-        collate_fn=list_data_collate,
-        pin_memory=torch.cuda.is_available(),
-        # a generator of its own: creating an iterator would otherwise draw from the global one
-        generator=torch.Generator().manual_seed(dataset.seed),
-    )
+class _Patches:
+    """What both kinds of patches share: the order of an epoch, volumes, and cases that cannot be read.
 
+    ``unreadable`` maps files that were found bad in this process to what is wrong with them: they are not tried again.
+    """
 
-class _Epochs:
-    """Shared by both kinds of patches: which sample comes first in the coming epoch."""
-
-    num_patches: int
-    seed: int
     start: int = 0
+
+    def __init__(
+        self, cases: Sequence[Case], loading: Callable, seed: int, volumes_in_memory: int, counts: Sequence[int]
+    ) -> None:
+        self.cases, self.loading, self.seed, self.volumes_in_memory = cases, loading, seed, volumes_in_memory
+        self.raw = np.array([not is_prepared(case[IMAGE]) for case in cases], dtype=bool)
+        self.volumes = _RecentVolumes(loading, volumes_in_memory)
+        self.unreadable: dict[str, Unreadable] = {}
+        # every patch of an epoch: its case, and its number among those of the case
+        self.pairs = np.array([(case, n) for case, count in enumerate(counts) for n in range(count)]).reshape(-1, 2)
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per epoch."""
+        return len(self.pairs)
 
     def start_at(self, sample: int) -> None:
         """Let the next epoch's iteration begin at this sample number (of the whole run)."""
@@ -93,26 +99,78 @@ class _Epochs:
         """Batches per epoch; the last may be smaller."""
         return -(-self.num_patches // batch_size)
 
+    def notice(self) -> str:
+        """What the user should know of files that are not prepared; empty if there are none."""
+        if not self.raw.any():
+            return ""
+        return (
+            f"{self.raw.sum()} of {len(self.raw)} training files are not prepared. They are slower: the whole file is "
+            "read for every few patches; `python -m ctpa_vqgan prepare` makes loading 5 to 50 times faster. And their "
+            "names appear in logs and results, where they may identify patients."
+        )
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """Case and number of each patch, in the order of this epoch.
+
+        Patches of prepared volumes lie anywhere. Raw volumes come ``volumes_in_memory`` at a time, mixed among
+        themselves, so that each is loaded once per epoch and worker.
+        """
+        if self._order is None or self._order[0] != epoch:
+            rng = self._rng(0, epoch)
+            is_raw = self.raw[self.pairs[:, 0]]
+            volumes = rng.permutation(np.flatnonzero(self.raw))
+            groups = np.array_split(volumes, range(self.volumes_in_memory, len(volumes), self.volumes_in_memory))
+            loaded = [rng.permutation(self.pairs[np.isin(self.pairs[:, 0], group)]) for group in groups]
+            order = np.empty_like(self.pairs)
+            places = rng.permutation(is_raw)
+            order[places] = np.concatenate(loaded)
+            order[~places] = rng.permutation(self.pairs[~is_raw])
+            self._order = epoch, order
+        return self._order[1]
+
     def _rng(self, *words: int) -> np.random.RandomState:
         return np.random.RandomState(np.random.SeedSequence([self.seed, *words]).generate_state(4))
 
+    def _volume(self, case: int) -> dict:
+        """A raw volume from memory or its file; a prepared one mapped anew, which costs less than keeping it."""
+        return (
+            dict(self.volumes[self.cases[case]]) if self.raw[case] else self.loading({IMAGE: self.cases[case][IMAGE]})
+        )
 
-class _SampleNumbers(Sampler):
-    def __init__(self, dataset: RandomPatchDataset) -> None:
-        self.dataset = dataset
+    def _first_readable(self, sample: int, case: int) -> tuple[int, int, dict, str]:
+        """The case, or a replacement drawn by the sample's number if it cannot be read.
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.dataset.coming())
+        Which one does not depend on what this process knows: a case known to be bad is passed over as one that fails.
 
-    def __len__(self) -> int:
-        return self.dataset.num_patches
+        Returns:
+            Number of the attempt (0: the case itself), case, volume, and text about what could not be read.
+        """
+        found = []
+        for attempt, candidate in enumerate(self._candidates(sample, case)):
+            path = self.cases[candidate][IMAGE]
+            if path in self.unreadable:
+                continue
+            try:
+                return attempt, candidate, self._volume(candidate), to_text(found)
+            except Exception as error:
+                if (reason := unreadable(error, path)) is None:
+                    raise
+                self.unreadable[path] = reason
+                found.append(reason)
+        raise UserError(f"{self.unreadable[self.cases[case][IMAGE]].message}; no other training case is left")
+
+    def _candidates(self, sample: int, case: int) -> Iterator[int]:
+        yield case
+        others = np.unique(self.pairs[:, 0])
+        yield from (int(other) for other in self._rng(2, sample).permutation(others[others != case]))
 
 
-class RandomPatchDataset(_Epochs, Dataset):
+class RandomPatchDataset(_Patches, Dataset):
     """Random crops by MONAI's ``RandSpatialCropSamplesd``; indexed by sample number.
 
-    Within an epoch volumes come in random order, ``volumes_in_memory`` of them mixed at a time, so that a batch holds
-    different patients while each file is read once per epoch and worker. Arguments as for :func:`patch_dataset`.
+    Prepared volumes are mapped for each patch, in an order over the whole data set. Raw ones come in random order,
+    ``volumes_in_memory`` of them mixed at a time, so that a batch holds different patients while each file is read once
+    per epoch and worker. Arguments as for :func:`patch_dataset`.
     """
 
     def __init__(
@@ -125,45 +183,36 @@ class RandomPatchDataset(_Epochs, Dataset):
         seed: int = 0,
         volumes_in_memory: int = 4,
     ) -> None:
-        self.data, self.seed, self.num_samples = list(data), seed, num_samples
-        self.volumes_in_memory = volumes_in_memory
-        self.num_patches = len(self.data) * num_samples
-        self.volumes = _RecentVolumes(loading, volumes_in_memory)
+        cases, self.patch_size = list(data), tuple(patch_size)
+        super().__init__(cases, loading, seed, volumes_in_memory, [num_samples] * len(cases))
         self.chain = Compose(
             [
-                _air_padding(patch_size),
                 RandSpatialCropSamplesd(keys=IMAGE, roi_size=patch_size, num_samples=1, random_size=False),
+                PadWithAird(keys=IMAGE, spatial_size=patch_size),
                 transform,
             ]
         )
-        self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return self.num_patches
 
     def __getitem__(self, sample: int) -> dict:
         epoch, position = divmod(sample, self.num_patches)
-        case = self.data[self._epoch_order(epoch)[position]]
-        self.chain.set_random_state(state=self._rng(1, sample))
-        patch = self.chain(dict(self.volumes[case]))[0]
-        return {IMAGE: patch[IMAGE].clone(), "case": case["case"], "sample": sample}
-
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        """Which volume each position of the epoch takes."""
-        if self._order is None or self._order[0] != epoch:
-            rng = self._rng(0, epoch)
-            volumes = rng.permutation(len(self.data))
-            groups = np.array_split(volumes, range(self.volumes_in_memory, len(volumes), self.volumes_in_memory))
-            order = np.concatenate([rng.permutation(np.repeat(group, self.num_samples)) for group in groups])
-            self._order = epoch, order
-        return self._order[1]
+        case = int(self.epoch_order(epoch)[position, 0])
+        attempt, case, volume, told = self._first_readable(sample, case)
+        self.chain.set_random_state(state=self._rng(1, sample, attempt))
+        patch = self.chain(volume)[0][IMAGE]
+        if patch.untyped_storage().nbytes() > patch.nbytes:  # a view would keep its volume alive
+            patch = patch.clone()
+        return {IMAGE: patch, "case": self.cases[case]["case"], "sample": sample, "unreadable": told}
 
 
-class GridPatches(_Epochs, GridPatchDataset):
+class GridPatches(_Patches, GridPatchDataset):
     """The windows of the sliding-window inferer, in shuffled order, by MONAI's ``GridPatchDataset``.
 
     The source hands out blocks of ``batch_size`` windows; MONAI deals blocks to workers in turn, which keeps the
-    stream the same for any number of them. Arguments as for :func:`patch_dataset`.
+    stream the same for any number of them. A case whose size cannot be read has no windows. Arguments as for
+    :func:`patch_dataset`.
     """
 
     def __init__(
@@ -177,35 +226,47 @@ class GridPatches(_Epochs, GridPatchDataset):
         seed: int = 0,
         volumes_in_memory: int = 4,
     ) -> None:
-        self.cases, self.seed, self.batch_size, self.volumes_in_memory = list(data), seed, batch_size, volumes_in_memory
-        self.volumes = _RecentVolumes(loading, volumes_in_memory)
-        self.padding = _air_padding(patch_size)
-        self.windows = [grid_windows(volume_shape(case[IMAGE]), patch_size, stride) for case in self.cases]
-        self.num_patches = sum(len(windows) for windows in self.windows)
-        super().__init__(data=_Blocks(self), patch_iter=self._crop, transform=transform, with_coordinates=False)
-
-    def epoch_order(self, epoch: int) -> list[tuple[int, int]]:
-        """(volume, window) at each position of the epoch."""
-        rng = self._rng(0, epoch)
-        volumes = rng.permutation(len(self.cases))
-        order = []
-        for first in range(0, len(volumes), self.volumes_in_memory):
-            group = volumes[first : first + self.volumes_in_memory]
-            pairs = [(int(v), w) for v in group for w in range(len(self.windows[v]))]
-            order += [pairs[i] for i in rng.permutation(len(pairs))]
-        return order
+        cases, self.patch_size, self.batch_size = list(data), tuple(patch_size), batch_size
+        self.padding = PadWithAird(keys=IMAGE, spatial_size=patch_size)
+        sizes, bad = _sizes(cases)
+        self.windows = [grid_windows(size, patch_size, stride) if size else [] for size in sizes]
+        _Patches.__init__(self, cases, loading, seed, volumes_in_memory, [len(windows) for windows in self.windows])
+        self.unreadable.update(bad)
+        if not self.num_patches:
+            raise UserError(f"{next(iter(bad.values())).message}; no other training case is left")
+        GridPatchDataset.__init__(
+            self, data=_Blocks(self), patch_iter=self._crop, transform=transform, with_coordinates=False
+        )
 
     def _crop(self, block: Sequence[tuple[int, int, int]]) -> Iterator[tuple[dict, tuple]]:
-        for sample, volume, window in block:
-            case, where = self.cases[volume], self.windows[volume][window]
-            image = self.padding(dict(self.volumes[case]))[IMAGE]
+        for sample, planned, window in block:
+            attempt, case, volume, told = self._first_readable(sample, planned)
+            if attempt:
+                window = self._rng(3, sample, attempt).randint(len(self.windows[case]))
+            where = self.windows[case][window]
             # the transform runs when this generator is asked for the next patch, so its draws belong to this sample
-            self.patch_transform.set_random_state(state=self._rng(1, sample))
-            yield {IMAGE: image[(slice(None), *where)].clone(), "case": case["case"], "sample": sample}, where
+            self.patch_transform.set_random_state(state=self._rng(1, sample, attempt))
+            patch = self.padding({IMAGE: volume[IMAGE][(slice(None), *where)]})
+            yield {**patch, "case": self.cases[case]["case"], "sample": sample, "unreadable": told}, where
+
+
+def _sizes(cases: Sequence[Case]) -> tuple[list[tuple[int, ...] | None], dict[str, Unreadable]]:
+    """Size of every volume, None for those that cannot be read; and what is wrong with these."""
+    sizes, bad = [], {}
+    for case in cases:
+        path = case[IMAGE]
+        try:
+            sizes.append(prepared_shape(path) if is_prepared(path) else volume_shape(path))
+        except Exception as error:
+            if (reason := unreadable(error, path)) is None:
+                raise
+            sizes.append(None)
+            bad[path] = reason
+    return sizes, bad
 
 
 class _Blocks:
-    """Blocks of (sample, volume, window) for one epoch, read anew at every iteration."""
+    """Blocks of (sample, case, window) for one epoch, read anew at every iteration."""
 
     __slots__ = ("dataset",)  # no __dict__: MONAI's loader walks those to seed transforms, and would walk in a circle
 
@@ -216,7 +277,7 @@ class _Blocks:
         dataset = self.dataset
         samples = dataset.coming()
         epoch, first = divmod(samples.start, dataset.num_patches)
-        pairs = dataset.epoch_order(epoch)[first:]
+        pairs = dataset.epoch_order(epoch)[first:].tolist()
         triples = [(sample, *pair) for sample, pair in zip(samples, pairs)]
         for begin in range(0, len(triples), dataset.batch_size):
             yield triples[begin : begin + dataset.batch_size]
@@ -252,7 +313,3 @@ def grid_windows(size: Sequence[int], patch_size: Sequence[int], stride: Sequenc
     """
     padded = [max(s, p) for s, p in zip(size, patch_size)]
     return dense_patch_slices(padded, patch_size, stride)
-
-
-def _air_padding(patch_size: Sequence[int]) -> SpatialPadd:
-    return SpatialPadd(keys=IMAGE, spatial_size=patch_size, method="end", mode="constant", constant_values=AIR_HU)

@@ -21,7 +21,9 @@ def plane_image(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
     Returns:
         [rows, columns], first row on top.
     """
-    return np.take(volume, index, axis=PLANES[plane][0]).T[::-1, ::-1]
+    where = [slice(None)] * 3
+    where[PLANES[plane][0]] = index  # a view: np.take would copy a volume that is not in C order
+    return volume[tuple(where)].T[::-1, ::-1]
 
 
 def body_centre(volume: np.ndarray) -> tuple[int, int, int]:

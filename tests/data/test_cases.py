@@ -117,7 +117,7 @@ def test_a_single_case_serves_both_sides_and_the_log_says_so_once(flat_folder, c
     with caplog.at_level(logging.WARNING):
         assert names(training_cases(folder)) == names(validation_cases(folder)) == ["only"]
     assert [record.message for record in caplog.records] == [
-        "one case only: it is used for training and for validation, so the scores are not held out"
+        "no case is held out: those for training serve for validation too, so the scores flatter"
     ]
 
 
@@ -138,7 +138,7 @@ def test_an_empty_folder_is_named_with_what_was_expected(flat_folder):
     folder = flat_folder("notes.txt", ".hidden.nii.gz")
     with pytest.raises(UserError) as error:
         training_cases(folder)
-    assert one_line(error).startswith(f"{folder}: holds no volume; expected files that end in .nii")
+    assert one_line(error).startswith(f"{folder}: holds no volume; expected DICOM, or files that end in .nii")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,21 @@ def test_a_datalist_that_is_none_is_named_with_the_form_expected(tmp_path, text)
 def test_an_empty_section_is_named(tmp_path):
     (tmp_path / "dataset.json").write_text('{"training": [{"image": "a.nii.gz"}], "validation": []}')
     with pytest.raises(UserError, match="section 'validation' is empty"):
-        validation_cases(tmp_path)
+        find_cases(tmp_path, "validation")
+
+
+def test_where_the_datalist_holds_nobody_out_training_cases_serve_twice(tmp_path, caplog):
+    (tmp_path / "dataset.json").write_text('{"training": [{"image": "a.nii.gz"}], "validation": []}')
+    assert names(validation_cases(tmp_path)) == names(training_cases(tmp_path)) == ["a"]
+    assert "no case is held out" in caplog.text
+
+
+def test_folders_are_searched_in_any_nesting_and_name_what_a_stem_does_not(tmp_path):
+    for name in ("s1/ct.nii.gz", "s2/ct.nii.gz", "s2/deep/down/ct.nrrd", "s2/.hidden/ct.nii"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(find_cases(tmp_path)) == ["down_ct", "s1_ct", "s2_ct"]
+    assert names(find_cases(tmp_path / "s2/deep")) == ["ct"]
 
 
 def test_two_files_of_one_case_name_are_refused(flat_folder):

@@ -1,6 +1,8 @@
 """Patches are a function of the seed and their number: for any number of workers, and after any restart."""
 
 import itertools
+import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +11,17 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from ctpa_vqgan.bundle import default_stride, overlap
-from ctpa_vqgan.data import grid_windows, load_volume, patch_dataset, patch_loader, prepare_patch, training_cases
+from ctpa_vqgan.data import (
+    grid_windows,
+    load_volume,
+    patch_dataset,
+    patch_loader,
+    prepare_patch,
+    training_cases,
+    write_prepared,
+)
+from ctpa_vqgan.data.loader import collate_patches
+from ctpa_vqgan.data.unreadable import from_texts
 from ctpa_vqgan.errors import UserError
 
 WINDOW = (-1000.0, 1000.0)
@@ -17,16 +29,25 @@ PATCH, STRIDE = (12, 12, 8), (9, 9, 6)
 SIZES = {"a": (20, 16, 10), "b": (12, 21, 14), "c": (9, 13, 7)}  # one with sides below the patch
 
 
+def write_numbered(path, size, number):
+    """A prepared volume whose every voxel says in which volume and where it lies."""
+    index = np.arange(np.prod(size)).reshape(size) % 1701
+    volume = (index - 900 + 50 * number).astype(np.int16)
+    volume[0, 0, :2] = -2048, 1000
+    return {"image": str(write_prepared(path, volume, np.eye(4))), "case": path.stem}
+
+
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    """Three volumes whose every voxel says in which volume and where it lies."""
+    """Three prepared volumes."""
     folder = tmp_path_factory.mktemp("volumes")
-    for number, (name, size) in enumerate(SIZES.items()):
-        index = np.arange(np.prod(size)).reshape(size) % 1701
-        volume = (index - 900 + 50 * number).astype(np.int16)
-        volume[0, 0, :2] = -2048, 1000
-        nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / f"{name}.nii.gz")
-    return [{"image": str(folder / f"{name}.nii.gz"), "case": name} for name in SIZES]
+    return [write_numbered(folder / f"{name}.nii", size, n) for n, (name, size) in enumerate(SIZES.items())]
+
+
+@pytest.fixture(scope="module")
+def raw_cases(phantom_folder):
+    """Three volumes as they come from a scanner."""
+    return [{"image": str(path), "case": path.name[:-7]} for path in sorted(phantom_folder.glob("*.nii.gz"))]
 
 
 def make(cases, sampling, flips=True, **options):
@@ -137,9 +158,39 @@ def same(one, other):
 
 @pytest.mark.parametrize("sampling", ["random", "grid"])
 def test_the_stream_is_the_same_for_any_number_of_workers(cases, sampling):
-    streams = [flat(epoch(make(cases, sampling), number=1, workers=workers)) for workers in (0, 1, 2)]
-    assert_same(streams[0], streams[1])
-    assert_same(streams[0], streams[2])
+    streams = [flat(epoch(make(cases, sampling), number=1, workers=workers)) for workers in (0, 1, 2, 4)]
+    for stream in streams[1:]:
+        assert_same(streams[0], stream)
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_raw_and_prepared_cases_give_one_stream_together(cases, raw_cases, sampling):
+    mixed = [cases[0], raw_cases[0], cases[1], raw_cases[1]]
+    streams = [flat(epoch(make(mixed, sampling, num_samples=3), workers=workers)) for workers in (0, 2)]
+    assert_same(*streams)
+    assert {case for _, case, _ in streams[0]} == {case["case"] for case in mixed}
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_batch_stays_as_it_was_while_later_ones_are_loaded(cases, sampling):
+    """Loader processes write to the same memory again and again: what was handed over must be out of their reach."""
+    dataset = make(cases, sampling, num_samples=12)
+    expected = flat(epoch(dataset))
+    dataset.start_at(0)
+    kept = []
+    for batch in patch_loader(dataset, 3, num_workers=2):
+        kept.append((batch, batch["image"].clone()))
+        time.sleep(0.02)  # loader processes are ahead
+    for batch, then in kept:
+        assert torch.equal(batch["image"], then)
+    assert_same(flat([batch for batch, _ in kept]), expected)
+
+
+def test_two_iterations_at_a_time_do_not_touch_each_other(cases):
+    loaders = [patch_loader(make(cases, "random", seed=seed, num_samples=12), 3, num_workers=1) for seed in (0, 1)]
+    both = list(zip(*loaders))
+    for seed, batches in enumerate(zip(*both)):
+        assert_same(flat(batches), flat(epoch(make(cases, "random", seed=seed, num_samples=12))))
 
 
 @pytest.mark.parametrize("sampling", ["random", "grid"])
@@ -237,7 +288,8 @@ def test_patches_are_plain_float32_tensors(cases, sampling):
     for item in make(cases, sampling) if sampling == "grid" else [make(cases, sampling)[0]]:
         assert type(item["image"]) is torch.Tensor
         assert item["image"].dtype == torch.float32
-        assert set(item) == {"image", "case", "sample"}
+        assert set(item) == {"image", "case", "sample", "unreadable"}
+        assert item["unreadable"] == ""
 
 
 @pytest.mark.parametrize("sampling", ["random", "grid"])
@@ -247,28 +299,213 @@ def test_a_patch_does_not_keep_its_volume_alive(cases, sampling):
         assert item["image"].untyped_storage().nbytes() == 4 * np.prod(PATCH)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("sampling", ["random", "grid"])
-def test_a_volume_is_read_once_per_epoch(cases, sampling):
-    read = []
-    load = load_volume()
+def test_batches_keep_the_order_of_the_file(cases, sampling, workers):
+    for batch in epoch(make(cases, sampling), workers=workers):
+        assert type(batch["image"]) is torch.Tensor
+        assert batch["image"].shape[1:] == (1, *PATCH)
+        assert batch["image"].stride()[2:] == (1, 12, 144), "x fastest: nothing was transposed"
 
-    def counting(item):
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_patches_of_another_kind_are_collated_too(cases, workers):
+    dataset = patch_dataset(cases, load_volume(), lambda patch: patch, PATCH, STRIDE, num_samples=4)  # int16, metadata
+    expected = np.stack([dataset[number]["image"] for number in range(3)])
+    batch = next(iter(patch_loader(dataset, 3, workers)))
+    np.testing.assert_array_equal(batch["image"], expected)
+
+
+def test_a_view_is_cut_loose_from_its_volume(cases):
+    patch = patch_dataset(cases, load_volume(), lambda patch: patch, PATCH, STRIDE, num_samples=4)[0]["image"]
+    assert patch.untyped_storage().nbytes() == 2 * np.prod(PATCH)
+
+
+def test_collating_is_stacking(cases):
+    samples = [make(cases, "random")[number] for number in range(4)]
+    batch = collate_patches(samples)
+    assert torch.equal(batch["image"], torch.stack([sample["image"] for sample in samples]))
+    assert batch["sample"].tolist() == [0, 1, 2, 3]
+    assert batch["case"] == [sample["case"] for sample in samples]
+
+
+# -- volumes in memory -------------------------------------------------------------------------------------------------
+
+
+def counting(load, read):
+    """A loading transform that takes notes."""
+
+    def load_and_count(item):
         read.append(item["image"])
         return load(item)
 
-    dataset = patch_dataset(cases, counting, prepare_patch(WINDOW), PATCH, STRIDE, sampling, num_samples=5)
+    return load_and_count
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_raw_volume_is_read_once_per_epoch(raw_cases, sampling):
+    read = []
+    loading = counting(load_volume(), read)
+    dataset = patch_dataset(raw_cases, loading, prepare_patch(WINDOW), (32, 32, 16), (24, 24, 12), sampling, 5)
     epoch(dataset)
-    assert sorted(read) == sorted(case["image"] for case in cases)
+    assert sorted(read) == [case["image"] for case in raw_cases]
 
 
-def test_volumes_beyond_those_in_memory_are_let_go(cases):
-    dataset = make(cases, "random")
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_prepared_volume_is_mapped_for_each_patch_and_not_kept(cases, sampling):
+    read = []
+    dataset = patch_dataset(cases, counting(load_volume(), read), prepare_patch(WINDOW), PATCH, STRIDE, sampling, 5)
+    epoch(dataset)
+    assert len(read) == dataset.num_patches
+    assert not dataset.volumes
+
+
+def test_raw_volumes_beyond_those_in_memory_are_let_go(raw_cases):
+    dataset = make(raw_cases, "random")
     dataset.volumes.capacity = dataset.volumes_in_memory = 1
     held = set()
     for batch in patch_loader(dataset, 1):
         held.add(len(dataset.volumes))
         assert batch["image"].shape == (1, 1, *PATCH)
     assert held == {1}
+
+
+def test_raw_volumes_come_in_groups_and_prepared_ones_anywhere(cases, raw_cases):
+    def spans(dataset):
+        """From the first to the last patch of each volume, as a share of the epoch."""
+        order = dataset.epoch_order(0)[:, 0]
+        return [np.ptp(np.flatnonzero(order == case)) / len(order) for case in range(len(dataset.cases))]
+
+    raw = make(raw_cases, "random", num_samples=40)
+    raw.volumes_in_memory = 1
+    assert max(spans(raw)) < 0.34, "one after the other"
+    mapped = make(cases, "random", num_samples=40)
+    mapped.volumes_in_memory = 1
+    assert min(spans(mapped)) > 0.8
+
+
+def test_raw_files_are_worth_a_word(cases, raw_cases):
+    assert make(cases, "random").notice() == ""
+    notice = make(raw_cases[:2] + cases[:1], "random").notice()
+    assert notice.startswith("2 of 3 training files are not prepared.")
+    assert "ctpa_vqgan prepare" in notice
+    assert "identify patients" in notice
+
+
+# -- files that break --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def breaking(tmp_path):
+    """Four prepared volumes, of which the second is cut short."""
+    sizes = [(20, 16, 10), (14, 21, 14), (16, 13, 9), (13, 12, 8)]
+    found = [write_numbered(tmp_path / f"{n}.nii", size, n) for n, size in enumerate(sizes)]
+    cut_short(found[1])
+    return found
+
+
+def cut_short(case):
+    with open(case["image"], "r+b") as file:
+        file.truncate(1000)
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_patches_of_a_broken_file_are_replaced_and_the_batch_says_why(breaking, sampling):
+    dataset = make(breaking, sampling)
+    before = dataset.epoch_order(0)[:, 0]
+    batches = epoch(dataset)
+    assert len(flat(batches)) == dataset.num_patches
+    for (sample, case, image), planned in zip(flat(batches), before):
+        assert image.shape == (1, *PATCH)
+        assert case != "1" and (planned == 1 or case == str(planned)), "others are as they were"
+        assert sample == int(sample)
+    told = [from_texts(batch["unreadable"]) for batch in batches]
+    (found,) = [entry for entries in told for entry in entries]
+    assert (found.path, found.rule) == (breaking[1]["image"], "payload")
+    assert found.message.startswith(f"{found.path}: [payload] expected")
+    first = int(np.flatnonzero(before == 1)[0]) // 3
+    assert told[first], "with the first batch that should have had it"
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_broken_file_gives_the_same_stream_for_any_number_of_workers(breaking, sampling):
+    streams = [flat(epoch(make(breaking, sampling), number=1, workers=workers)) for workers in (0, 1, 2, 4)]
+    for stream in streams[1:]:
+        assert_same(streams[0], stream)
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_knowing_a_broken_file_before_changes_no_patch(breaking, sampling):
+    dataset = make(breaking, sampling)
+    first = flat(epoch(dataset))
+    assert list(dataset.unreadable) == [breaking[1]["image"]]
+    again = epoch(dataset)
+    assert_same(first, flat(again))
+    assert not any(text for batch in again for text in batch["unreadable"]), "told once"
+
+
+def test_a_broken_file_is_tried_once(breaking):
+    read = []
+    dataset = patch_dataset(
+        breaking, counting(load_volume(), read), prepare_patch(WINDOW), PATCH, STRIDE, num_samples=5
+    )
+    epoch(dataset)
+    assert read.count(breaking[1]["image"]) == 1
+
+
+def test_replacements_are_spread_over_the_other_cases(breaking):
+    dataset = make(breaking, "random", num_samples=30)
+    planned = dataset.epoch_order(0)[:, 0]
+    instead = [case for (_, case, _), case_planned in zip(flat(epoch(dataset)), planned) if case_planned == 1]
+    assert set(instead) == {"0", "2", "3"}
+
+
+def test_a_file_that_vanishes_is_a_broken_file(breaking):
+    dataset = make(breaking, "random")
+    Path(breaking[2]["image"]).unlink()
+    assert {case for _, case, _ in flat(epoch(dataset))} == {"0", "3"}
+    assert dataset.unreadable[breaking[2]["image"]].rule == "unreadable"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_disk_is_no_bug_and_a_bug_is_no_error_of_the_disk(breaking, workers):
+    def failing(error):
+        def load(item):
+            if item["image"] == breaking[0]["image"]:
+                raise error
+            return load_volume()(item)
+
+        return patch_dataset(breaking, load, prepare_patch(WINDOW), PATCH, STRIDE, num_samples=5)
+
+    assert {case for _, case, _ in flat(epoch(failing(OSError(5, "Input/output error")), workers=workers))} == {
+        "2",
+        "3",
+    }
+    with pytest.raises(ZeroDivisionError):
+        epoch(failing(ZeroDivisionError("a bug")), workers=workers)
+
+
+@pytest.mark.parametrize(("sampling", "workers"), [("random", 0), ("grid", 0), ("grid", 1)])
+def test_no_readable_case_at_all_ends_with_the_reason(breaking, sampling, workers):
+    dataset = make(breaking, sampling)
+    for case in breaking:
+        cut_short(case)
+    with pytest.raises(UserError, match=r"payload(.|\n)*no other training case is left"):
+        epoch(dataset, workers=workers)
+
+
+def test_a_grid_does_without_a_case_whose_size_cannot_be_read(breaking):
+    Path(breaking[3]["image"]).write_bytes(b"rubbish")
+    dataset = make(breaking, "grid")
+    assert [len(windows) > 0 for windows in dataset.windows] == [True, True, True, False]
+    assert {case for _, case, _ in flat(epoch(dataset))} == {"0", "2"}
+    for case in breaking:
+        Path(case["image"]).write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="no other training case is left"):
+        make(breaking, "grid")
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_sampling_is_refused_with_the_choice(cases):
@@ -278,6 +515,6 @@ def test_an_unknown_sampling_is_refused_with_the_choice(cases):
 
 def test_training_cases_feed_the_dataset(cases, tmp_path):
     for case in cases:
-        (tmp_path / f"{case['case']}.nii.gz").symlink_to(case["image"])
+        (tmp_path / f"{case['case']}.nii").symlink_to(case["image"])
     dataset = make(training_cases(tmp_path), "random")
     assert dataset.num_patches == 2 * 5, "one of three is held out"

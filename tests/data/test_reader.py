@@ -10,14 +10,14 @@ from monai.transforms import LoadImaged
 
 from ctpa_vqgan.data import CTReader, case_name, save_like
 from ctpa_vqgan.data.reader import volume_shape
-from ctpa_vqgan.errors import BadVolume, user_error
+from ctpa_vqgan.errors import BadVolume, UserError, user_error
 
-SHAPE = (7, 9, 11)
+SHAPE = (32, 34, 36)
 
 
 def ct(shape=SHAPE, dtype=np.int16):
     """Every voxel differs from its neighbours, from air to bone."""
-    return np.random.default_rng(0).permutation(np.linspace(-1000, 1500, np.prod(shape))).astype(dtype).reshape(shape)
+    return np.random.default_rng(0).permutation(np.linspace(-1000, 800, np.prod(shape))).astype(dtype).reshape(shape)
 
 
 def write(path, array, affine=None, dtype=None):
@@ -27,7 +27,8 @@ def write(path, array, affine=None, dtype=None):
 
 def read(path):
     reader = CTReader()
-    return reader.get_data(reader.read(path))
+    array, meta = reader.get_data(reader.read(path))
+    return array.numpy(), meta
 
 
 def refusal(path):
@@ -47,13 +48,6 @@ def test_voxels_are_hu_as_int16(tmp_path):
     array, _ = read(write(tmp_path / "ct.nii.gz", ct()))
     assert array.dtype == np.int16
     np.testing.assert_array_equal(array, ct())
-
-
-def test_an_uncompressed_file_is_mapped_not_copied(tmp_path):
-    array, _ = read(write(tmp_path / "ct.nii", ct()))
-    while array.base is not None and not isinstance(array, np.memmap):
-        array = array.base
-    assert isinstance(array, np.memmap)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
@@ -140,16 +134,17 @@ def test_turning_keeps_every_voxel_at_its_place_in_the_patient(tmp_path):
         assert array[tuple(turned)] == ct()[index]
 
 
-def test_turning_is_a_matter_of_strides(tmp_path):
-    array, _ = read(write(tmp_path / "ct.nii", ct(), affine_of("SPL", np.random.default_rng(0))))
-    assert array.base is not None
-    assert not array.flags.c_contiguous
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SPL"])
+def test_x_is_fastest_in_memory_so_that_monai_does_not_transpose(tmp_path, axes):
+    path = write(tmp_path / "ct.nii", ct(), affine_of(axes, np.random.default_rng(0)))
+    image = LoadImaged(keys="image", reader=CTReader, dtype=None, image_only=True)({"image": str(path)})["image"]
+    assert image.stride()[0] == 1 < image.stride()[1] < image.stride()[2]
 
 
 def test_the_size_in_ras_comes_from_the_header(tmp_path):
     path = write(tmp_path / "ct.nii.gz", ct(), affine_of("SPL", np.random.default_rng(0)))
     array, _ = read(path)
-    assert volume_shape(path) == array.shape == (11, 9, 7)
+    assert volume_shape(path) == array.shape == SHAPE[::-1]
 
 
 def test_monai_loads_through_the_reader(tmp_path):
@@ -184,54 +179,11 @@ def test_a_case_is_named_by_its_file(path, name):
     assert case_name(path) == name
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused: tests/data/test_corpus.py has the rest -----------------------------------------------------------
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path):
     assert "no such file" in refusal(tmp_path / "none.nii.gz")
-
-
-def test_a_series_of_volumes_is_refused(tmp_path):
-    assert "found shape (7, 9, 11, 2)" in refusal(write(tmp_path / "4d.nii.gz", np.stack([ct(), ct()], axis=-1)))
-
-
-def test_colours_are_refused(tmp_path):
-    rgb = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    assert "export the CT in HU" in refusal(write(tmp_path / "rgb.nii.gz", rgb))
-
-
-def test_nan_is_refused(tmp_path):
-    volume = ct(dtype=np.float32)
-    volume[3, 3, 3] = np.nan
-    assert "NaN" in refusal(write(tmp_path / "nan.nii.gz", volume))
-
-
-@pytest.mark.parametrize(
-    ("what", "volume"),
-    [
-        ("mask", (ct() > 0).astype(np.uint8)),
-        ("8-bit", np.clip((ct() + 1000) / 8, 0, 255).astype(np.uint8)),
-        ("normalised", ((ct() + 1000) / 2500).astype(np.float32)),
-        ("stored values without intercept", (ct() + 1024).astype(np.int16)),
-        ("empty", np.full(SHAPE, -1000, np.int16)),
-    ],
-)
-def test_what_is_not_in_hu_is_refused_with_its_range(tmp_path, what, volume):
-    message = refusal(write(tmp_path / "odd.nii.gz", volume))
-    assert "does not look like CT in HU" in message
-    assert f"found {volume.min():g} to {volume.max():g}" in message
-
-
-def test_a_truncated_file_is_refused(tmp_path):
-    whole = write(tmp_path / "whole.nii.gz", ct((20, 20, 20))).read_bytes()
-    (tmp_path / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
-    assert "cannot be read" in refusal(tmp_path / "cut.nii.gz")
-
-
-def test_a_truncated_uncompressed_file_is_refused(tmp_path):
-    whole = write(tmp_path / "whole.nii", ct()).read_bytes()
-    (tmp_path / "cut.nii").write_bytes(whole[: len(whole) // 2])
-    assert "cannot be read" in refusal(tmp_path / "cut.nii")
 
 
 @pytest.mark.parametrize("name", ["text.nii.gz", "text.nii", "text.nrrd", "text.mha", "empty.nii.gz", "text.txt"])
@@ -239,14 +191,21 @@ def test_a_text_file_with_another_name_is_refused(tmp_path, name):
     content = b"" if name.startswith("empty") else b"these are not the voxels you are looking for"
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name == "text.nii.gz" else content)
-    assert "cannot be read" in refusal(path)
+    refusal(path)
+
+
+def test_the_size_of_a_broken_header_is_not_guessed(tmp_path):
+    affine = np.diag([0.7, 0.8, 1.5, 1])
+    affine[0, 2] = 0.4
+    with pytest.raises(BadVolume, match="affine-shear"):
+        volume_shape(write(tmp_path / "tilted.nii.gz", ct(), affine))
 
 
 def test_the_refusal_is_found_behind_monais_own_error(tmp_path):
     path = write(tmp_path / "mask.nii.gz", (ct() > 0).astype(np.uint8))
     with pytest.raises(Exception) as error:
         LoadImaged(keys="image", reader=CTReader)({"image": str(path)})
-    assert str(user_error(error.value)).startswith(f"{path}: does not look like CT")
+    assert str(user_error(error.value)).startswith(f"{path}: [hu-mask]")
 
 
 # -- what goes out -----------------------------------------------------------------------------------------------------
@@ -271,7 +230,7 @@ def test_a_save_that_fails_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(nib, "save", fail_halfway)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         save_like(array, meta, tmp_path / "back.nii.gz")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back.nii.gz", "ct.nii.gz"]
     assert (tmp_path / "back.nii.gz").read_bytes() == b"of an earlier run"

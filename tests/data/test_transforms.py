@@ -4,8 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from monai.transforms import ScaleIntensityRanged, SpatialPadd
 
 from ctpa_vqgan.data import ToHUd, load_volume, prepare_patch, prepare_volume, to_hu, window_hu
+from ctpa_vqgan.data.transforms import PadWithAird
 
 WINDOW = (-1000.0, 1000.0)
 
@@ -26,6 +29,51 @@ def test_the_ends_of_the_window_are_minus_one_and_one():
 def test_what_lies_outside_the_window_is_clipped():
     values = scaled(torch.tensor([-3024, -2048, 1001, 3071], dtype=torch.int16).reshape(1, 4, 1, 1)).flatten()
     assert values.tolist() == [-1.0, -1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("window", [(-1000.0, 1000.0), (-1024.0, 3071.0), (-150.0, 250.0), (-1000.5, 333.3)])
+def test_values_are_those_of_monai_to_the_last_bit(window):
+    every = ramp_of(-(2**15), 2**15)
+    stock = ScaleIntensityRanged("image", *window, -1.0, 1.0, clip=True)
+    assert isinstance(window_hu(window), ScaleIntensityRanged)
+    assert torch.equal(scaled(every, window).as_subclass(torch.Tensor), stock({"image": every})["image"].as_tensor())
+
+
+@pytest.mark.parametrize("block", [1, 7, 50, 2**18])
+def test_blocks_and_strides_change_no_value(block, monkeypatch):
+    monkeypatch.setattr("ctpa_vqgan.data.transforms.BLOCK", block)
+    hu = torch.randint(-1100, 1100, (1, 4, 5, 7), dtype=torch.int16)
+    expected = scaled(hu.clone()).as_subclass(torch.Tensor)
+    for order in [(0, 3, 2, 1), (0, 2, 1, 3), (0, 1, 2, 3)]:
+        back = [order.index(axis) for axis in range(4)]
+        turned = hu.permute(order).contiguous().permute(back)
+        values = scaled(turned)
+        assert torch.equal(values.as_subclass(torch.Tensor), expected)
+        assert values.stride()[1:] == turned.stride()[1:], "the order in memory stays"
+        crop = scaled(turned[:, 1:3, 2:5, 1:6])
+        assert torch.equal(crop.as_subclass(torch.Tensor), expected[:, 1:3, 2:5, 1:6])
+        assert crop.untyped_storage().nbytes() == crop.nbytes
+
+
+def test_scaling_leaves_the_volume_and_its_metadata_as_they_are():
+    hu = MetaTensor(ramp_of(-1000, 1001), affine=torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])))
+    before = hu.clone()
+    values = scaled(hu)
+    assert torch.equal(hu, before)
+    assert isinstance(values, MetaTensor)
+    assert torch.equal(values.affine, hu.affine)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (1, 6, 4, 5), (1, 6, 7, 8)])
+def test_padding_is_monais_but_for_the_order_in_memory(shape):
+    hu = torch.randint(-1100, 1100, shape[::-1], dtype=torch.int16).permute(3, 2, 1, 0)
+    stock = SpatialPadd("image", (5, 6, 7), method="end", mode="constant", constant_values=-1000)
+    padded = PadWithAird("image", (5, 6, 7))({"image": hu})["image"]
+    assert torch.equal(padded, stock({"image": hu})["image"].as_tensor())
+    assert isinstance(PadWithAird("image", (5, 6, 7)), SpatialPadd)
+    assert padded.stride()[1] == 1
+    with_meta = PadWithAird("image", (5, 6, 7))({"image": MetaTensor(hu, meta={"note": "kept"})})["image"]
+    assert with_meta.meta["note"] == "kept"
 
 
 def test_scanner_padding_comes_back_as_air():
@@ -70,6 +118,14 @@ def test_a_patch_is_flipped_along_every_axis_and_nothing_else_happens_to_it():
         torch.testing.assert_close(values.flatten(), torch.tensor(key))
         seen.add(expected[key])
     assert len(seen) == 8
+
+
+def test_flips_keep_the_order_in_memory():
+    patch = torch.arange(24, dtype=torch.int16).reshape(1, 4, 3, 2).permute(0, 3, 2, 1)
+    transform = prepare_patch(WINDOW)
+    for seed in range(8):
+        transform.set_random_state(seed)
+        assert transform({"image": patch})["image"].stride()[1:] == patch.stride()[1:]
 
 
 def test_without_flips_a_patch_stays_as_it_is():

@@ -1,0 +1,78 @@
+"""What has been done, case by case: the private map from case ids to sources, and the memory of an interrupted run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ctpa_vqgan.prepare.sources import Source
+
+NAME = "sources.jsonl"
+HEADER = {"private": "names sources, which may identify patients: do not share; no later step reads this file"}
+Record = dict[str, Any]
+
+
+class Journal:
+    """One line a finished case, appended as soon as its volume lies in its place.
+
+    A line that a kill has torn is dropped: its case is prepared again, under the same id.
+
+    Args:
+        folder: of the data set.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self.records: dict[tuple[str, str], Record] = {}
+        for record in _lines(self.path):
+            self.records[record["source"], record["series"]] = record
+
+    def finished(self, source: Source, folder: Path) -> Record | None:
+        """The record of a source that has been prepared and has not changed since, if its volume is still there."""
+        record = self.records.get(source.key)
+        if record is None or record["stamp"] != source.stamp:
+            return None
+        file = folder / record["file"]
+        return record if file.is_file() and file.stat().st_size == record["bytes"] else None
+
+    def add(self, record: Record) -> None:
+        """Remember a case, on disk before this returns."""
+        new = not self.path.exists()
+        with self.path.open("ab+") as file:
+            if new:
+                file.write(_line(HEADER))
+            elif file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # after a torn line
+                    file.write(b"\n")
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        self.records[record["source"], record["series"]] = record
+
+    def drop(self, keys: list[tuple[str, str]]) -> None:
+        """Forget sources; the caller rewrites the file by :meth:`text`."""
+        for key in keys:
+            self.records.pop(key, None)
+
+    def text(self) -> bytes:
+        """The whole file as it should be: one line a case."""
+        return b"".join(map(_line, [HEADER, *self.records.values()]))
+
+
+def _line(value: Record) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _lines(path: Path) -> list[Record]:
+    records = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and "case" in value:
+            records.append(value)
+    return records
