@@ -34,7 +34,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{path}: could not be written ({reason}); free some space or choose another folder") from error
+        raise UserError(f"{path}: could not be written ({reason}); free some space, older files are intact") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -34,28 +34,34 @@ def patch_loader(dataset: RandomPatchDataset | GridPatches, batch_size: int, num
     )
 
 
-def collate_patches(samples: Sequence[dict], shared: torch.Tensor | None = None) -> dict:
+def collate_patches(samples: Sequence[dict]) -> dict:
     """:func:`monai.data.list_data_collate`, but the image keeps the order of the file, x fastest, under its strides.
 
     A transposition would cost more than all else that is done to a patch; on a GPU it costs nothing.
-
-    Args:
-        samples: of the batch.
-        shared: memory of several batches; the batch goes to a place in it that follows from its sample number, and
-            that place is returned instead of the image, if the patches fit.
     """
     images = [sample[IMAGE].transpose(-3, -1) for sample in samples]
     if any(type(image) is not torch.Tensor for image in images) or not images[0].is_contiguous():
         return list_data_collate(samples)
-    others = list_data_collate([{key: value for key, value in sample.items() if key != IMAGE} for sample in samples])
-    count, shape, dtype = len(images), images[0].shape, images[0].dtype
-    if shared is None:
-        return {IMAGE: torch.stack(images, out=empty([count, *shape], dtype)).transpose(-3, -1), **others}
-    if shape != shared.shape[2:] or dtype != shared.dtype:
+    batch = torch.stack(images, out=empty([len(images), *images[0].shape], images[0].dtype))
+    return {**_without_image(samples), IMAGE: batch.transpose(-3, -1)}
+
+
+def _collate_shared(samples: Sequence[dict], dataset: RandomPatchDataset | GridPatches) -> dict:
+    """In a loader process: patches go to their places in shared memory, where most were made; samples tell which."""
+    places = [dataset.place(sample["sample"]).transpose(-3, -1) for sample in samples]
+    if any(
+        sample[IMAGE].shape != place.shape or sample[IMAGE].dtype != place.dtype
+        for sample, place in zip(samples, places)
+    ):
         return list_data_collate(samples)
-    place = samples[0]["sample"] // shared.shape[1] % shared.shape[0]
-    torch.stack(images, out=shared[place, :count])
-    return {IMAGE: (place, count), **others}
+    for sample, place in zip(samples, places):
+        if sample[IMAGE].data_ptr() != place.data_ptr():
+            place.copy_(sample[IMAGE])
+    return _without_image(samples)
+
+
+def _without_image(samples: Sequence[dict]) -> dict:
+    return list_data_collate([{key: value for key, value in sample.items() if key != IMAGE} for sample in samples])
 
 
 class PatchLoader(DataLoader):
@@ -72,10 +78,15 @@ class PatchLoader(DataLoader):
         if not self.num_workers or multiprocessing.get_start_method() != "fork":
             yield from super().__iter__()
             return
-        shared = self._shared_memory()
-        self.collate_fn = functools.partial(collate_patches, shared=shared)
-        for batch in super().__iter__():
-            yield {**batch, IMAGE: _taken(batch[IMAGE], shared)}
+        shared, start = self._shared_memory(), self.dataset.start
+        self.dataset.shared = shared  # what is set now, the processes to be forked have
+        self.collate_fn = functools.partial(_collate_shared, dataset=self.dataset)
+        batches = super().__iter__()
+        self.dataset.shared = None
+        for number, batch in enumerate(batches):
+            count = len(batch["sample"])
+            assert IMAGE in batch or batch["sample"][0] == start + number * self.batch_size
+            yield batch if IMAGE in batch else {**batch, IMAGE: _taken(shared[number % len(shared), :count])}
 
     def _shared_memory(self) -> torch.Tensor:
         """A place for every batch that PyTorch asks for in advance, and one for the batch just handed over."""
@@ -85,12 +96,8 @@ class PatchLoader(DataLoader):
         return torch.frombuffer(memory, dtype=torch.float32).reshape(shape)
 
 
-def _taken(image: torch.Tensor | Sequence[int], shared: torch.Tensor) -> torch.Tensor:
+def _taken(source: torch.Tensor) -> torch.Tensor:
     """A copy, pinned where there is a GPU: the place will be written anew while the trainer still has the batch."""
-    if isinstance(image, torch.Tensor):
-        return image
-    place, count = image
-    source = shared[place, :count]
     pinned = torch.cuda.is_available()
     target = torch.empty(source.shape, pin_memory=True) if pinned else empty(source.shape)
     return target.copy_(source).transpose(-3, -1)

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 from monai.data import GridPatchDataset
 from monai.data.utils import dense_patch_slices
 from monai.transforms import Compose, RandSpatialCropSamplesd
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 from ctpa_vqgan.data.cases import Case
 from ctpa_vqgan.data.prepared import is_prepared, prepared_shape
 from ctpa_vqgan.data.reader import volume_shape
-from ctpa_vqgan.data.transforms import PadWithAird
+from ctpa_vqgan.data.transforms import PadWithAird, WindowHUd
 from ctpa_vqgan.data.unreadable import Unreadable, to_text, unreadable
 from ctpa_vqgan.errors import UserError
 
@@ -70,14 +71,24 @@ class _Patches:
     """
 
     start: int = 0
+    shared: torch.Tensor | None = None  # [places, B, 1, D, W, H]: where a loader process puts its patches, if set
 
     def __init__(
-        self, cases: Sequence[Case], loading: Callable, seed: int, volumes_in_memory: int, counts: Sequence[int]
+        self,
+        cases: Sequence[Case],
+        loading: Callable,
+        transform: Callable,
+        seed: int,
+        volumes_in_memory: int,
+        counts: Sequence[int],
     ) -> None:
         self.cases, self.loading, self.seed, self.volumes_in_memory = cases, loading, seed, volumes_in_memory
         self.raw = np.array([not is_prepared(case[IMAGE]) for case in cases], dtype=bool)
         self.volumes = _RecentVolumes(loading, volumes_in_memory)
         self.unreadable: dict[str, Unreadable] = {}
+        # what makes float32 of a patch, if it can be told where to
+        steps = Compose(transform).flatten().transforms
+        self.scaler = next((step for step in reversed(steps) if isinstance(step, WindowHUd)), None)
         # every patch of an epoch: its case, and its number among those of the case
         self.pairs = np.array([(case, n) for case, count in enumerate(counts) for n in range(count)]).reshape(-1, 2)
         self._order: tuple[int, np.ndarray] | None = None
@@ -105,7 +116,7 @@ class _Patches:
             return ""
         return (
             f"{self.raw.sum()} of {len(self.raw)} training files are not prepared. They are slower: the whole file is "
-            "read for every few patches; `python -m ctpa_vqgan prepare` makes loading 5 to 50 times faster. And their "
+            "read for every few patches; `python -m ctpa_vqgan prepare` makes loading several times faster. And their "
             "names appear in logs and results, where they may identify patients."
         )
 
@@ -130,6 +141,19 @@ class _Patches:
 
     def _rng(self, *words: int) -> np.random.RandomState:
         return np.random.RandomState(np.random.SeedSequence([self.seed, *words]).generate_state(4))
+
+    def place(self, sample: int) -> torch.Tensor | None:
+        """The sample's place in the memory that loader processes share."""
+        if self.shared is None:
+            return None
+        places, size = self.shared.shape[:2]
+        batch, number = divmod(sample - self.start, size)
+        return self.shared[batch % places, number]
+
+    def _scale_in_place(self, sample: int) -> None:
+        """Let the transform write the sample's patch to where the batch will be, if there is such a place."""
+        if self.scaler is not None:
+            self.scaler.into = self.place(sample)
 
     def _volume(self, case: int) -> dict:
         """A raw volume from memory or its file; a prepared one mapped anew, which costs less than keeping it."""
@@ -184,7 +208,7 @@ class RandomPatchDataset(_Patches, Dataset):
         volumes_in_memory: int = 4,
     ) -> None:
         cases, self.patch_size = list(data), tuple(patch_size)
-        super().__init__(cases, loading, seed, volumes_in_memory, [num_samples] * len(cases))
+        super().__init__(cases, loading, transform, seed, volumes_in_memory, [num_samples] * len(cases))
         self.chain = Compose(
             [
                 RandSpatialCropSamplesd(keys=IMAGE, roi_size=patch_size, num_samples=1, random_size=False),
@@ -201,9 +225,10 @@ class RandomPatchDataset(_Patches, Dataset):
         case = int(self.epoch_order(epoch)[position, 0])
         attempt, case, volume, told = self._first_readable(sample, case)
         self.chain.set_random_state(state=self._rng(1, sample, attempt))
+        self._scale_in_place(sample)
         patch = self.chain(volume)[0][IMAGE]
-        if patch.untyped_storage().nbytes() > patch.nbytes:  # a view would keep its volume alive
-            patch = patch.clone()
+        if self.shared is None and patch.untyped_storage().nbytes() > patch.nbytes:
+            patch = patch.clone()  # a view would keep its volume alive
         return {IMAGE: patch, "case": self.cases[case]["case"], "sample": sample, "unreadable": told}
 
 
@@ -230,7 +255,8 @@ class GridPatches(_Patches, GridPatchDataset):
         self.padding = PadWithAird(keys=IMAGE, spatial_size=patch_size)
         sizes, bad = _sizes(cases)
         self.windows = [grid_windows(size, patch_size, stride) if size else [] for size in sizes]
-        _Patches.__init__(self, cases, loading, seed, volumes_in_memory, [len(windows) for windows in self.windows])
+        counts = [len(windows) for windows in self.windows]
+        _Patches.__init__(self, cases, loading, transform, seed, volumes_in_memory, counts)
         self.unreadable.update(bad)
         if not self.num_patches:
             raise UserError(f"{next(iter(bad.values())).message}; no other training case is left")
@@ -246,6 +272,7 @@ class GridPatches(_Patches, GridPatchDataset):
             where = self.windows[case][window]
             # the transform runs when this generator is asked for the next patch, so its draws belong to this sample
             self.patch_transform.set_random_state(state=self._rng(1, sample, attempt))
+            self._scale_in_place(sample)
             patch = self.padding({IMAGE: volume[IMAGE][(slice(None), *where)]})
             yield {**patch, "case": self.cases[case]["case"], "sample": sample, "unreadable": told}, where
 

@@ -67,6 +67,8 @@ class WindowHUd(ScaleIntensityRanged):
     def __init__(self, keys: KeysCollection, hu_window: Sequence[float]) -> None:
         low, high = hu_window
         super().__init__(keys, a_min=low, a_max=high, b_min=-1.0, b_max=1.0, clip=True)
+        # [C, Z, Y, X] float32: where the next image of that size goes, instead of fresh memory; set by a loader process
+        self.into: torch.Tensor | None = None
 
     def __call__(self, data: Mapping) -> dict:
         """Scale each of ``keys``."""
@@ -75,12 +77,18 @@ class WindowHUd(ScaleIntensityRanged):
     def _scaled(self, image: torch.Tensor) -> torch.Tensor:
         image = convert_to_tensor(image, track_meta=get_track_meta())
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-        scaled = _empty_like(plain, plain.shape, torch.float32)
+        scaled = self._memory(plain)
         slowest = max((axis for axis in range(plain.ndim) if plain.shape[axis] > 1), key=plain.stride, default=0)
         planes = max(1, BLOCK * plain.shape[slowest] // max(1, plain.numel()))
         for source, target in zip(plain.split(planes, slowest), scaled.split(planes, slowest)):
             self._scale(target.copy_(source))
         return MetaTensor(scaled).copy_meta_from(image) if isinstance(image, MetaTensor) else scaled
+
+    def _memory(self, image: torch.Tensor) -> torch.Tensor:
+        into, self.into = self.into, None
+        if into is not None and into.shape == image.transpose(-3, -1).shape and image.stride(-3) < image.stride(-1):
+            return into.transpose(-3, -1)
+        return _empty_like(image, image.shape, torch.float32)
 
     def _scale(self, block: torch.Tensor) -> None:
         """The steps of MONAI's transform, in place."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import yaml
 from ignite.engine import Engine, Events
 
 from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.files import whole, write_whole
 from ctpa_vqgan.networks.quantizers import TRAINING_STATE
 
 PATTERN = "checkpoint_{:09d}.pt"
@@ -26,19 +26,12 @@ def save_atomically(content: Any, path: Path) -> None:
     Raises:
         UserError: if the disk does not take it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+        with whole(path) as temporary:
+            torch.save(content, temporary)
+    except RuntimeError as error:  # torch's zip writer reports a full disk so
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: could not be written ({reason}); free some space, older files are intact") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Checkpoints:
@@ -138,10 +131,7 @@ class ModelExport:
         save_atomically(inference_weights(self.network), self.folder / "model.pt")
         overlay = {"network_def": self.network.config, **self.knobs}
         text = "# The network of model.pt; merge it after train.yaml or inference.yaml.\n"
-        path = self.folder / "model.yaml"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text + yaml.safe_dump(_plain(overlay), sort_keys=False))
-        os.replace(temporary, path)
+        write_whole(self.folder / "model.yaml", text + yaml.safe_dump(_plain(overlay), sort_keys=False))
 
 
 def inference_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.report.planes import PLANES, body_centre, plane_image
-from ctpa_vqgan.report.results import replace_file
 from ctpa_vqgan.report.sheet import ON_IMAGE, Sheet
 from ctpa_vqgan.windows import WINDOWS
 
@@ -74,7 +74,7 @@ def save_montage(
     sheet.text(LEFT, sheet.height - 0.2, _caption(original.shape, spacing_mm), fontsize=12)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, sheet.png())
+    write_whole(path, sheet.png())
     return path
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.report.columns import describe, heading, show
-from ctpa_vqgan.report.results import is_metric, replace_file
+from ctpa_vqgan.report.results import is_metric
 
 INTRODUCTION = """\
 A CT volume was turned into integer codes of a learned codebook and back into a volume. This page compares the volume
@@ -109,7 +110,7 @@ def write_report(
     if pictures:
         sections += ["## Pictures", *(_picture(picture, folder) for picture in pictures)]
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "report.md", "\n\n".join(section for section in sections if section) + "\n")
+    write_whole(folder / "report.md", "\n\n".join(section for section in sections if section) + "\n")
     return folder / "report.md"
 
 

@@ -10,17 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ctpa_vqgan.files import write_whole
+
 RESERVED = ("cases", "mean", "num_infinite", "num_missing")
-
-
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: a run killed half-way leaves the previous file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # same folder: os.replace is atomic on one file system
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def strict(value: Any) -> Any:
@@ -104,6 +96,6 @@ def write_metrics(
     metrics = {"cases": rows, **summarize(rows), **strict(extra or {})}
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    replace_file(folder / "per_case.csv", to_csv(rows))
+    write_whole(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    write_whole(folder / "per_case.csv", to_csv(rows))
     return metrics

@@ -54,7 +54,11 @@ def test_a_run_that_succeeds_ends_with_0(passed_on):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (BadVolume("x.nii.gz: broken; mend it"), 1, "error: x.nii.gz: broken; mend it"),
+        (
+            BadVolume("x.nii.gz", "gzip", "a whole file", "half of it", "copy it again"),
+            1,
+            "error: x.nii.gz: [gzip] expected a whole file, found half of it; copy it again",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last checkpoint"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from volume_corpus import BAD, BLANK_ENDS, LEGAL, WARNED
+from corpus import BAD, BLANK_ENDS, LEGAL, WARNED
 
 from ctpa_vqgan.data.checks.rules import RULES
 from ctpa_vqgan.data.volumes import read_volume

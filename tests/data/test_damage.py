@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from volume_corpus import chest, flip, geometry, gz, nifti, zero
+from corpus.damage import flip, zero
+from corpus.nifti import gz, nifti
+from corpus.patient import chest, geometry
 
 from ctpa_vqgan.data.volumes import read_volume
 from ctpa_vqgan.errors import BadVolume

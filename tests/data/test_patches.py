@@ -316,6 +316,17 @@ def test_patches_of_another_kind_are_collated_too(cases, workers):
     np.testing.assert_array_equal(batch["image"], expected)
 
 
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_loader_process_makes_patches_where_the_batch_will_be(cases, sampling):
+    expected = flat(epoch(make(cases, sampling)))
+    dataset = make(cases, sampling)
+    dataset.shared = torch.empty(100, 3, 1, *reversed(PATCH))
+    items = list(dataset) if sampling == "grid" else [dataset[number] for number in range(dataset.num_patches)]
+    for number, (item, (*_, image)) in enumerate(zip(items, expected, strict=True)):
+        assert item["image"].data_ptr() == dataset.shared[number // 3, number % 3].data_ptr()
+        assert torch.equal(item["image"], image)
+
+
 def test_a_view_is_cut_loose_from_its_volume(cases):
     patch = patch_dataset(cases, load_volume(), lambda patch: patch, PATCH, STRIDE, num_samples=4)[0]["image"]
     assert patch.untyped_storage().nbytes() == 2 * np.prod(PATCH)

@@ -84,7 +84,7 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path, monkeypatch):
     save_atomically({"good": 1}, path)
 
     def die(content, file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", die)
@@ -99,7 +99,7 @@ def test_a_full_disk_is_named_and_leaves_the_older_file(tmp_path, monkeypatch):
     save_atomically({"good": 1}, path)
 
     def fail(content, file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)

@@ -8,8 +8,8 @@ import re
 _PATTERNS = (
     r"[^\W\d]\^[^\W\d]",
     r"\b(patient|name|birth\w*|dob|mrn|ssn)\b",
-    r"\b(19|20)\d\d[-/.]?(0\d|1[0-2])[-/.]?[0-3]\d\b",
-    r"\d{7,}",
+    r"(?<![\w.])(19|20)\d\d[-/.]?(0\d|1[0-2])[-/.]?[0-3]\d\b",  # not after a point: programs date their versions
+    r"(?<![\d.])\d{7,}",
     r"\b[A-Z][a-z]+, ?[A-Z][a-z]+\b",
     r"\b[A-Z][a-z]+ [A-Z][a-z]+\b",
     r"\b[A-Z]{3,} [A-Z]{3,}\b",

@@ -115,7 +115,7 @@ RULES = {
     "dicom-spacing": Rule("one positive pixel spacing in the series", "export the series again"),
     "dicom-size": Rule("one image size in the series", "split the series by image size"),
     # warnings
-    "dicom-lossy": Rule("voxels that were not compressed with loss", "prefer the original, if there is one", warns=True),
+    "dicom-lossy": Rule("voxels not compressed with loss", "prefer the original, if there is one", warns=True),
     "patient-name": Rule("no patient data in header texts", "it is left out of what is written", warns=True),
     "shared-voxels": Rule(
         "volumes of different scans", "keep one of them, or name their patient with --patients", warns=True

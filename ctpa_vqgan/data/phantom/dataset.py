@@ -1,13 +1,12 @@
 """Write phantoms as a data set: a flat folder of NIfTI volumes."""
 
-import os
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from ctpa_vqgan.data.phantom.make import make_phantom
+from ctpa_vqgan.files import whole
 
 
 def write_phantom_dataset(
@@ -45,10 +44,7 @@ def write_phantom_dataset(
 
 
 def _write(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
-    # In a folder of its own, because the name must end in .nii.gz and a data set is every such name in its folder.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing_") as draft:
-        nib.save(image, Path(draft) / path.name)
-        os.replace(Path(draft) / path.name, path)
+    with whole(path) as temporary:
+        nib.save(image, temporary)

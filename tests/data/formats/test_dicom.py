@@ -2,13 +2,19 @@ import os
 import tarfile
 from pathlib import Path
 
-import dicom_corpus as corpus
 import numpy as np
 import pytest
-from dicom_corpus import BAD, LEGAL, make, truth, write
+from dicom_corpus import BAD, LEGAL, WARNED
+from dicom_corpus.files import cut, write
+from dicom_corpus.images import BIRTH, DESCRIPTION, PATIENT, make, other_object, scout, shift
+from dicom_corpus.phantom import AXIAL, GOOD, seed_hu, truth
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
-from ctpa_vqgan.data.formats import dicom
-from ctpa_vqgan.data.formats.dicom import find_series, is_dicom, read_series
+from ctpa_vqgan.data.checks.rules import RULES
+from ctpa_vqgan.data.formats.dicom import find, find_series, gdcm, is_dicom, read_series
+from ctpa_vqgan.data.formats.dicom.facts import Header, Slice
 from ctpa_vqgan.errors import BadVolume
 
 ROOT = Path(__file__).parents[3]
@@ -71,6 +77,18 @@ def test_a_legal_folder_gives_its_exact_voxels_and_affine(name, tmp_path):
     volumes, refused, _ = look(tmp_path)
     assert refused == []
     check(volumes, expected)
+    assert not any(volume.warnings for volume in volumes)
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_an_odd_folder_is_read_as_it_is_with_its_warning(name, tmp_path):
+    build, rule = WARNED[name]
+    expected = build(tmp_path / "series")
+    volumes, refused, _ = look(tmp_path)
+    assert refused == []
+    check(volumes, expected)
+    assert [finding.rule for finding in volumes[0].warnings] == [rule]
+    assert RULES[rule].warns
 
 
 # -- is_dicom ----------------------------------------------------------------------------------------------------------
@@ -98,7 +116,7 @@ def test_folders_and_missing_files_are_not_dicom(tmp_path):
 
 
 def test_a_table_of_contents_is_not_dicom(tmp_path):
-    index = corpus.other_object(corpus.UID("1.2.840.10008.1.3.10"), "")
+    index = other_object(UID("1.2.840.10008.1.3.10"), "")
     assert not is_dicom(write([index], tmp_path, name="DICOMDIR")[0])
 
 
@@ -117,7 +135,7 @@ def test_a_series_knows_its_folder_uid_and_patient(tmp_path):
     write(slices[:6], tmp_path / "top/a")
     write(slices[6:], tmp_path / "top/b/c")
     (series,), _, _ = find_series(files_below(tmp_path))
-    assert (series.folder, series.uid, series.patient) == (str(tmp_path / "top"), "1.2.77", corpus.PATIENT)
+    assert (series.folder, series.uid, series.patient) == (str(tmp_path / "top"), "1.2.77", PATIENT)
 
 
 def test_progress_counts_every_file(tmp_path):
@@ -130,8 +148,8 @@ def test_nothing_but_the_patient_id_leaves_the_module(tmp_path):
     write(make(), tmp_path)
     result = find_series(files_below(tmp_path))
     told = repr(result) + repr(read_series(result[0][0].files))
-    assert corpus.PATIENT in told
-    assert not any(secret in told for secret in ("Doe", "Jane", corpus.BIRTH, corpus.DESCRIPTION))
+    assert PATIENT in told
+    assert not any(secret in told for secret in ("Doe", "Jane", BIRTH, DESCRIPTION))
 
 
 @pytest.mark.parametrize(("charset", "patient"), [("ISO_IR 100", "Müller-7"), ("ISO_IR 192", "Мария-7")])
@@ -159,6 +177,8 @@ def test_an_empty_patient_id_is_none(tmp_path):
         ("small scouts of the same series", {"A1.dcm", "A2.dcm"}),
         ("scout of the same size in the series", {"A1.dcm", "A2.dcm"}),
         ("screenshot with a series of its own", {"IM0001.dcm"}),
+        ("a series copied into two folders", {f"other name {k}" for k in range(1, 13)}),
+        ("one instance UID in all slices", set()),
     ],
 )
 def test_what_is_left_out_is_told(name, left_out, tmp_path):
@@ -168,18 +188,38 @@ def test_what_is_left_out_is_told(name, left_out, tmp_path):
     assert all(one.why for one in skipped)
 
 
+def test_a_copy_is_told_as_one_and_the_first_file_is_read(tmp_path):
+    slices = make()
+    first, copy = write(slices, tmp_path / "a"), write(slices, tmp_path / "b")
+    (series,), refused, skipped = find_series(copy + first)
+    assert refused == []
+    assert series.files == tuple(str(path) for path in first)
+    assert [one.path for one in skipped] == [str(path) for path in copy]
+    assert {one.why for one in skipped} == {"copy of another file of the series"}
+
+
+def test_a_damaged_copy_is_not_passed_over(tmp_path):
+    slices = make()
+    write(slices, tmp_path / "a")
+    broken = write(slices, tmp_path / "b")[3]
+    cut(broken, -1)
+    series, (error,), _ = find_series(files_below(tmp_path))
+    assert series == []
+    assert (error.rule, error.path) == ("dicom-damaged", str(broken))
+
+
 def test_a_damaged_file_is_named_and_spoils_its_own_series_only(tmp_path):
-    good, broken = write(make(), tmp_path, name="A{}"), write(make(corpus.seed_hu(5)), tmp_path, name="B{}")
-    corpus.cut(broken[5], 2000)
+    good, broken = write(make(), tmp_path, name="A{}"), write(make(seed_hu(5)), tmp_path, name="B{}")
+    cut(broken[5], 2000)
     series, (error,), _ = find_series(good + broken)
     assert [set(one.files) for one in series] == [{str(path) for path in good}]
     assert (error.rule, error.path) == ("dicom-damaged", str(broken[5]))
 
 
 def test_a_damaged_file_of_unknown_series_spoils_its_folder(tmp_path):
-    good, broken = write(make(), tmp_path / "a"), write(make(corpus.seed_hu(5)), tmp_path / "b")
-    write(make(corpus.seed_hu(6)), tmp_path / "b", name="other{}")
-    corpus.cut(broken[5], 400)
+    good, broken = write(make(), tmp_path / "a"), write(make(seed_hu(5)), tmp_path / "b")
+    write(make(seed_hu(6)), tmp_path / "b", name="other{}")
+    cut(broken[5], 400)
     series, refused, _ = find_series(files_below(tmp_path))
     assert [set(one.files) for one in series] == [{str(path) for path in good}]
     assert [(error.rule, error.path) for error in refused] == [("dicom-damaged", str(broken[5]))] * 2
@@ -187,7 +227,7 @@ def test_a_damaged_file_of_unknown_series_spoils_its_folder(tmp_path):
 
 def test_a_damaged_file_alone_is_refused(tmp_path):
     path = write(make()[:1], tmp_path)[0]
-    corpus.cut(path, 300)
+    cut(path, 300)
     series, (error,), skipped = find_series([path])
     assert (series, skipped) == ([], [])
     assert (error.rule, error.path) == ("dicom-damaged", str(path))
@@ -195,24 +235,24 @@ def test_a_damaged_file_alone_is_refused(tmp_path):
 
 def test_a_damaged_scout_spoils_nothing(tmp_path):
     write(make(), tmp_path)
-    scout = corpus.scout()
-    scout[0].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    corpus.cut(write(scout, tmp_path, name="SC{}")[0], -1)
+    overview = scout()
+    overview[0].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    cut(write(overview, tmp_path, name="SC{}")[0], -1)
     volumes, refused, skipped = look(tmp_path)
-    check(volumes, [corpus.GOOD])
+    check(volumes, [GOOD])
     assert refused == []
     assert len(skipped) == 1
 
 
 def test_references_to_other_series_do_not_mislead(tmp_path):
     """A derived image names the series that it was made of before its own."""
-    source, derived = make(series="1.2.100"), make(corpus.seed_hu(5), series="1.2.200")
+    source, derived = make(series="1.2.100"), make(seed_hu(5), series="1.2.200")
     for one in derived:
-        item = corpus.Dataset()
+        item = Dataset()
         item.SeriesInstanceUID = "1.2.100"
-        one.ReferencedSeriesSequence = corpus.Sequence([item])
+        one.ReferencedSeriesSequence = Sequence([item])
     good, broken = write(source, tmp_path, name="A{}"), write(derived, tmp_path, name="B{}")
-    corpus.cut(broken[3], -1)
+    cut(broken[3], -1)
     series, (error,), _ = find_series(good + broken)
     assert [one.uid for one in series] == ["1.2.100"]
     assert error.path == str(broken[3])
@@ -220,12 +260,12 @@ def test_references_to_other_series_do_not_mislead(tmp_path):
 
 def test_other_modalities_are_refused_beside_a_good_ct(tmp_path):
     write(make(), tmp_path / "CT")
-    scans = make(corpus.seed_hu(5))
+    scans = make(seed_hu(5))
     for one in scans:
         one.Modality = "PT"
     write(scans, tmp_path / "PT")
     volumes, (error,), _ = look(tmp_path)
-    check(volumes, [corpus.GOOD])
+    check(volumes, [GOOD])
     assert (error.rule, error.path) == ("dicom-modality", str(tmp_path / "PT"))
     assert "PT in 12 files" in str(error)
 
@@ -237,7 +277,7 @@ def test_the_order_of_the_files_does_not_matter(tmp_path):
     paths = write(make(), tmp_path)
     np.random.default_rng(0).shuffle(paths)
     volume = read_series(paths)
-    check([volume], [corpus.GOOD])
+    check([volume], [GOOD])
     assert volume.voxels.flags.f_contiguous
     assert volume.warnings == []
 
@@ -269,7 +309,7 @@ def test_a_slight_drift_is_kept_in_the_affine(tmp_path):
     """0.2 degrees are within the rule; the affine says where every slice lies."""
     slices = make()
     for k, one in enumerate(slices):
-        corpus.shift([one], 0.004 * k, axis=0)
+        shift([one], 0.004 * k, axis=0)
     write(slices, tmp_path)
     (volume,), _, _ = look(tmp_path)
     np.testing.assert_allclose(volume.affine[:3, 2], (-0.004, 0, 1.25), atol=1e-9)
@@ -286,6 +326,20 @@ def test_a_file_that_vanished_is_refused_by_name(tmp_path):
     paths[3].unlink()
     with pytest.raises(BadVolume, match=r"IM0004.dcm: \[dicom-damaged\]"):
         read_series(paths)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("five slices compressed with loss", "loss in 5 of 12 slices, by a ratio of up to 12.5"),
+        ("compressed with loss, no ratio stated", "loss in 12 of 12 slices"),
+        ("multi-frame compressed with loss", "loss in 12 of 12 slices, by a ratio of up to 10"),
+    ],
+)
+def test_loss_is_told_in_slices_and_ratio(name, found, tmp_path):
+    WARNED[name][0](tmp_path)
+    (finding,) = read_series(files_below(tmp_path)).warnings
+    assert finding.found == found
 
 
 def test_fractions_are_told(tmp_path):
@@ -306,8 +360,7 @@ def test_itk_waits_for_the_first_dicom_file(tmp_path, monkeypatch):
     def no_itk():
         raise AssertionError("itk is not needed yet")
 
-    monkeypatch.setattr(dicom, "_itk", no_itk)
-    assert "itk" not in vars(dicom)
+    monkeypatch.setattr(gdcm, "itk", no_itk)
     (tmp_path / "text").write_text("no DICOM")
     assert not is_dicom(tmp_path / "text")
     find_series([tmp_path / "text"])
@@ -318,10 +371,10 @@ def test_many_files_take_no_longer_each_than_few(monkeypatch):
 
     def header(path):
         number = int(os.path.basename(path))
-        one = dicom._Slice(path, (0.0, 0.0, float(number)), corpus.AXIAL, (1.0, 1.0), 1.0, 0.0)
-        return dicom._Header(path, f"1.2.{number % 200}", "", None, "CT", "", "", (one,), (512, 512))
+        one = Slice(path, (0.0, 0.0, float(number)), AXIAL, (1.0, 1.0), 1.0, 0.0)
+        return Header(path, uid=f"1.2.{number % 200}", modality="CT", slices=(one,), size=(512, 512))
 
-    monkeypatch.setattr(dicom, "_look", header)
+    monkeypatch.setattr(find, "look", header)
     series, refused, skipped = find_series([f"/disk/{number % 40}/{number}" for number in range(20_000)])
     assert (len(series), refused, skipped) == (200, [], [])
     assert all(len(one.files) == 100 for one in series)

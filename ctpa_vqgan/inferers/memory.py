@@ -1,0 +1,124 @@
+"""How much memory a tile takes, found without computing it; and the largest tile for a budget."""
+
+# B batch, C channels, H W D voxels, h w d latent positions
+
+from __future__ import annotations
+
+import bisect
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# Above what is counted: the allocator's gaps and rounding (a quarter), and what it and the libraries keep for
+# themselves (kernels made for each shape, thread pools).
+SLACK, RESERVE = 1.25, 48 * 2**20
+# Copies of a tile that the steps before and after the network may hold at once: five float32 are enough for
+# conversion, scaling, clipping and rounding one after the other.
+COPIES = 5
+
+
+class BudgetTooSmall(ValueError):
+    """No tile of this network fits the memory that it may take."""
+
+
+def peak_bytes(work: Callable[[torch.Tensor], Any], size: Sequence[int], dtype: torch.dtype, device: Any) -> int:
+    """Most bytes that ``work`` holds at once on a tensor of this size, which counts too; weights do not.
+
+    Nothing is computed and nothing allocated: the layers run on tensors that know only their shape. What convolutions
+    take besides their result is added from :func:`_scratch_bytes`.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
+        work(torch.zeros(tuple(size), dtype=dtype, device=device))
+    return live.peak
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follow the storages that operations make until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        for tensor in tensors:
+            self._follow(tensor.untyped_storage())
+        self.peak = max(self.peak, self.now + _scratch_bytes(func, args, tensors))
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def _scratch_bytes(func: Any, args: Sequence, results: Sequence[torch.Tensor]) -> int:
+    """What a convolution takes for itself while it runs."""
+    if func not in (torch.ops.aten.convolution.default, torch.ops.aten._convolution.default):
+        return 0
+    (x, weight), (y,), transposed = args[:2], results, args[6]
+    if x.device.type != "cpu" or (x.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
+        # both in another layout: blocks of channels, or channels last
+        return _bytes(x) + _bytes(y)
+    # oneDNN does not take it: one column per position with all the voxels that its kernel covers
+    positions = x[0, 0].numel() if transposed else y[0, 0].numel()
+    columns = positions * weight[0].numel() * x.element_size()
+    return columns if x.dtype == torch.float64 else 3 * columns
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def largest_core(
+    memory_bytes: int,
+    grid: Sequence[int],
+    factor: Sequence[int],
+    halo: Sequence[int],
+    bytes_of: Callable[[tuple[int, ...], tuple[int, ...]], float],
+) -> tuple[int, ...]:
+    """The largest core, in latent positions, whose tile fits; a cube as far as the volume is thick enough for one.
+
+    A cube has the least halo for its volume. Cores are made equal in the end, so that no thin remainder is left.
+
+    Args:
+        memory_bytes: the budget.
+        grid: latent positions of the volume.
+        factor: voxels per latent position.
+        halo: latent positions around a core.
+        bytes_of: most bytes for (latent positions with halo, those of the core).
+
+    Raises:
+        BudgetTooSmall: if the smallest core does not fit; names the budget that it needs.
+    """
+
+    def core(side: int) -> tuple[int, ...]:
+        return tuple(min(max(side * min(factor) // f, 1), g) for f, g in zip(factor, grid))
+
+    def needed(side: int) -> int:
+        around = tuple(min(c + 2 * h, g) for c, h, g in zip(core(side), halo, grid))
+        return math.ceil(SLACK * bytes_of(around, core(side)) + RESERVE)
+
+    sides = range(1, max(g * f for g, f in zip(grid, factor)) // min(factor) + 1)
+    place = bisect.bisect_right(sides, memory_bytes, key=needed)
+    if place == 0:
+        raise BudgetTooSmall(
+            f"memory_bytes={memory_bytes} is too little for a tile of this network: the smallest one, a single code "
+            f"with its halo, needs {needed(sides[0])} ({needed(sides[0]) / 2**20:.0f} MiB)"
+        )
+    return tuple(math.ceil(g / math.ceil(g / c)) for g, c in zip(grid, core(sides[place - 1])))
