@@ -369,7 +369,7 @@ def test_a_missing_folder(fails, tmp_path):
 def test_an_empty_folder(fails, tmp_path):
     (tmp_path / "empty").mkdir()
     message = fails("train", "--data", tmp_path / "empty")
-    assert message.startswith(f"{tmp_path / 'empty'}: holds no volume; expected files that end in")
+    assert message.startswith(f"{tmp_path / 'empty'}: holds no volume; expected DICOM, or files that end in")
 
 
 @pytest.fixture
@@ -377,8 +377,9 @@ def not_ct(tmp_path):
     """A folder of segmentations."""
     folder = tmp_path / "masks"
     folder.mkdir()
+    mask = np.eye(40, dtype=np.uint8)[..., None].repeat(40, 2)
     for name in "ab":
-        nib.save(nib.Nifti1Image(np.ones((40, 40, 40), np.uint8), np.eye(4)), folder / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(mask, np.diag([2, 2, 3, 1])), folder / f"{name}.nii.gz")
     return folder
 
 
@@ -387,13 +388,13 @@ def test_a_file_that_is_no_ct(fails, not_ct, sampling, num_workers):
     settings = ["--set", f"patch_sampling={sampling}", "--set", f"num_workers={num_workers}"]
     message = fails("train", "--data", not_ct, *settings)
     assert message.startswith(str(not_ct))
-    assert "does not look like CT in HU: expected air below -500 and tissue above 100, found 1 to 1" in message
-    assert "export Hounsfield units" in message
+    assert "[hu-mask] expected a CT in HU, not a label map, found 2 different whole numbers from 0 to 1" in message
+    assert "give the image, not its segmentation" in message
 
 
 def test_a_file_that_is_no_ct_is_not_reconstructed(fails, not_ct, trained):
     message = fails("inference", "--data", not_ct / "a.nii.gz", "--checkpoint", trained / "model.pt")
-    assert message.startswith(f"{not_ct / 'a.nii.gz'}: does not look like CT in HU")
+    assert message.startswith(f"{not_ct / 'a.nii.gz'}: [hu-mask] expected")
 
 
 def test_cases_before_a_file_that_is_no_ct_keep_their_scores(phantom_folder, not_ct, trained, tmp_path, capsys):
@@ -404,7 +405,7 @@ def test_cases_before_a_file_that_is_no_ct_keep_their_scores(phantom_folder, not
     output = tmp_path / "output"
     options = ("--checkpoint", trained / "model.pt", "--output", output, "--set", "progress=false")
     assert run("inference", "--data", folder, *options) == 1
-    assert capsys.readouterr().err.startswith(f"error: {folder / 'b.nii.gz'}: does not look like CT in HU")
+    assert capsys.readouterr().err.startswith(f"error: {folder / 'b.nii.gz'}: [hu-mask] expected")
     assert [case["case"] for case in json.loads((output / "metrics.json").read_text())["cases"]] == ["a"]
     assert (output / "a_reconstruction.nii.gz").is_file()
 

@@ -20,7 +20,7 @@ from monai.transforms import Compose, RandSpatialCropSamplesd
 from torch.utils.data import Dataset
 
 from ctpa_vqgan.data.cases import Case
-from ctpa_vqgan.data.prepared import is_prepared, prepared_shape
+from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared, prepared_shape
 from ctpa_vqgan.data.reader import volume_shape
 from ctpa_vqgan.data.transforms import PadWithAird, WindowHUd
 from ctpa_vqgan.data.unreadable import Unreadable, to_text, unreadable
@@ -115,9 +115,8 @@ class _Patches:
         if not self.raw.any():
             return ""
         return (
-            f"{self.raw.sum()} of {len(self.raw)} training files are not prepared. They are slower: the whole file is "
-            "read for every few patches; `python -m ctpa_vqgan prepare` makes loading several times faster. And their "
-            "names appear in logs and results, where they may identify patients."
+            f"{self.raw.sum()} of {len(self.raw)} training files are not prepared: slower, as the whole file is read "
+            f"for every few patches (`python -m ctpa_vqgan prepare` makes them fast); {NAMES_NOTICE}"
         )
 
     def epoch_order(self, epoch: int) -> np.ndarray:

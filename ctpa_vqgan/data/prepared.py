@@ -13,6 +13,7 @@ import numpy as np
 from ctpa_vqgan.data.checks.rules import refuse
 from ctpa_vqgan.files import whole
 
+NAMES_NOTICE = "names of files that are not prepared appear in logs and results, where they may identify patients"
 MARK = b"ctpa_vqgan: checked CT in HU"
 VOXEL = np.dtype("<i2")
 HEADER = nib.nifti1.header_dtype.newbyteorder("<")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,12 +43,23 @@ def load_volume() -> Compose:
     Raises:
         BadVolume: for a file that is not a CT volume.
     """
-    return Compose(
-        [
-            LoadImaged(keys=IMAGE, reader=MappedReader, dtype=None, image_only=True),
-            EnsureChannelFirstd(keys=IMAGE, channel_dim="no_channel"),
-        ]
-    )
+    with _quiet():
+        load = LoadImaged(keys=IMAGE, reader=MappedReader, dtype=None, image_only=True)
+    return Compose([load, EnsureChannelFirstd(keys=IMAGE, channel_dim="no_channel")])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what MONAI says of readers that are not used: it makes all it has, whichever is asked for."""
+    logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def window_hu(hu_window: Sequence[float]) -> WindowHUd:

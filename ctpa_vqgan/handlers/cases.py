@@ -14,7 +14,8 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys as Keys
 
-from ctpa_vqgan.data import AIR_HU, save_like, to_hu
+from ctpa_vqgan.data import AIR_HU, is_prepared, save_like, to_hu
+from ctpa_vqgan.data.prepared import NAMES_NOTICE
 from ctpa_vqgan.handlers.tensorboard import voxels
 from ctpa_vqgan.inferers import ExactTileInferer
 from ctpa_vqgan.inferers.sliding import pad_to_multiple
@@ -138,9 +139,15 @@ class CaseWriter:
 
     def attach(self, engine: Engine) -> None:
         """Write while this evaluator runs."""
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._case)
         engine.add_event_handler(Events.COMPLETED, self._finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._keep)
+
+    def _begin(self, engine: Engine) -> None:
+        cases = getattr(engine.data_loader.dataset, "data", [])
+        if not all(is_prepared(case["image"]) for case in cases):
+            print(NAMES_NOTICE, flush=True)
 
     def _case(self, engine: Engine) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -4,24 +4,33 @@
 
 from __future__ import annotations
 
-import warnings
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
-from ctpa_vqgan.inferers.memory import COPIES, largest_core, peak_bytes
+from ctpa_vqgan.inferers.memory import decoding_bytes, encoding_bytes, largest_core
 from ctpa_vqgan.inferers.precision import PRECISIONS, numerics
+from ctpa_vqgan.inferers.streams import (
+    PerTile,
+    codes_target,
+    crop,
+    read_codes,
+    read_tile,
+    source,
+    target,
+    volume_target,
+)
 from ctpa_vqgan.inferers.tiles import Tile, grid_tiles, in_voxels, latent_grid, length
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.progress import progress_bar
 
 Volume = TypeVar("Volume", torch.Tensor, np.ndarray)
-PerTile = Callable[[torch.Tensor], torch.Tensor]
 DEFAULT_TILE = (128, 128, 128)
 
 
@@ -115,10 +124,121 @@ class ExactTileInferer(Inferer):
                 if no finite halo exists.
             BudgetTooSmall: if no tile fits ``memory_bytes``.
         """
-        network, volume = _unwrapped(network), _tensor(inputs)
-        shape = (len(volume), *latent_grid(volume.shape[2:], network.factor))
-        codes = torch.empty(shape, dtype=torch.int64, device=volume.device) if out is None else _target(out, "out")
-        _check_codes(codes, shape, network.num_embeddings)
-        for at, core in self._encoded(volume, network, before, latents):
-            codes[at] = network.quantizer.quantize(core)[0].to(codes)
+        network, volume = _checked(network), source(inputs)
+        if volume.ndim != 5 or 0 in volume.shape:
+            raise ValueError(f"inputs must be volumes [B, C, H, W, D], found shape {tuple(volume.shape)}")
+        if before is None and not volume.is_floating_point():
+            raise ValueError(f"inputs are {volume.dtype}; give before=, which takes a tile to the network's scale")
+        grid = latent_grid(volume.shape[2:], network.factor)
+        shape = (len(volume), *grid)
+        codes = codes_target(_new(shape, volume) if out is None else out, shape, network.num_embeddings)
+        if latents is not None:
+            latents = target("latents", latents, (len(volume), network.embedding_dim, *grid))
+        for number, tile in self._tiles("encode", network, len(volume), grid):
+            core = self._encode_tile(volume[number], tile, network, before)
+            if latents is not None:
+                latents[(number, slice(None), *tile.core)] = core[0].to(latents)
+            codes[(number, *tile.core)] = self._run(network.quantizer.quantize, core)[0].to(codes)
         return codes if out is None else out
+
+    @torch.no_grad()
+    def decode(self, codes: Volume, network: VQGAN, out: Volume | None = None, after: PerTile | None = None) -> Volume:
+        """Codes -> volumes.
+
+        Args:
+            codes: [B, h, w, d] of integers, a tensor or array.
+            network: that of the codes.
+            out: [B, C, H, W, D], where voxels go; it may end short of h * factor, w * factor, d * factor, as the volume
+                did before it was padded.
+            after: takes the core of a tile [1, C, ...] on the network's scale and device to what ``out`` holds, for
+                example to int16 HU by :func:`ctpa_vqgan.data.to_hu`.
+
+        Returns:
+            ``out``, or a tensor [B, C, H, W, D] on the device of ``codes``, of the type that ``after`` gives (without
+            it, of the network's).
+
+        Raises:
+            ValueError: if tile size, offset or ``out`` do not fit, if ``out`` holds integers and there is no ``after``,
+                if a code is none of the network's, or if no finite halo exists.
+            BudgetTooSmall: if no tile fits ``memory_bytes``.
+        """
+        network, codes = _checked(network), source(codes)
+        if codes.ndim != 4 or 0 in codes.shape or codes.is_floating_point():
+            raise ValueError(f"codes must be integers [B, h, w, d], found {codes.dtype} of shape {tuple(codes.shape)}")
+        shape, factor = (len(codes), network.out_channels, *codes.shape[1:]), network.factor
+        volume = None if out is None else volume_target(out, shape, factor, after)
+        size = tuple(g * f for g, f in zip(shape[2:], factor)) if out is None else tuple(out.shape[2:])
+        for number, tile in self._tiles("decode", network, len(codes), shape[2:]):
+            place = in_voxels(tile.core, factor, size)
+            core = self._decode_tile(codes[number], tile, length(place), network, after)
+            if volume is None:
+                volume = torch.empty(*shape[:2], *size, dtype=core.dtype, device=codes.device)
+            volume[(number, slice(None), *place)] = core[0].to(volume)
+            del core  # or it would lie beside the next tile
+        return volume if out is None else out
+
+    def _encode_tile(self, volume: torch.Tensor, tile: Tile, network: VQGAN, before: PerTile | None) -> torch.Tensor:
+        """Latents [1, E, ...] of a tile's core, float32 or better."""
+        parameter = next(network.parameters())
+        voxels = read_tile(volume, tile.around, network.factor, parameter, before, self.cval)
+        latents = self._run(network.encode, voxels)[(..., *tile.inside)]
+        return latents if latents.dtype == torch.float64 else latents.float()
+
+    def _decode_tile(
+        self, codes: torch.Tensor, tile: Tile, size: Sequence[int], network: VQGAN, after: PerTile | None
+    ) -> torch.Tensor:
+        """Voxels [1, C, *size] of a tile's core."""
+        device = next(network.parameters()).device
+        decoded = self._run(network.decode_samples, read_codes(codes, tile.around, network.num_embeddings, device))
+        decoded = crop(decoded, in_voxels(tile.inside, network.factor), size)
+        return source(after(decoded)) if after else decoded
+
+    def _run(self, work: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
+        with numerics(self.precision, tensor.device.type):
+            return work(tensor)
+
+    def _tiles(self, task: str, network: VQGAN, batch: int, grid: Sequence[int]) -> Iterator[tuple[int, Tile]]:
+        """(number of the volume, tile) one after the other, each volume by itself; behind a bar."""
+        tiles = grid_tiles(grid, *self._core(task, network, grid))
+        bar = progress_bar(batch * len(tiles), f"{task}, {self.precision}", leave=False, show=self.progress)
+        for place in itertools.product(range(batch), tiles):
+            yield place
+            bar.update()
+        bar.close()
+
+    def _core(self, task: str, network: VQGAN, grid: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Core, halo and offset of the tiles in latent positions; the core is as set, or as large as the budget allows.
+
+        Raises:
+            ValueError: if tile size or offset do not fit the factor.
+        """
+        factor, set_sizes = network.factor, {"tile_size": self.tile_size, "offset": self.offset}
+        for name, size in set_sizes.items():
+            least = 1 if name == "tile_size" else 0
+            if size and (len(size) != len(factor) or any(s % f or s < least for s, f in zip(size, factor))):
+                raise ValueError(f"{name} {size} must be {len(factor)} multiples of the compression factor {factor}")
+        halo = network.halo.encoder if task == "encode" else network.halo.decoder
+        offset = tuple(o // f for o, f in zip(self.offset, factor))
+        if self.tile_size:
+            return tuple(t // f for t, f in zip(self.tile_size, factor)), halo, offset
+        needed = functools.partial(encoding_bytes if task == "encode" else decoding_bytes, network, self._run)
+        return largest_core(self.memory_bytes, grid, factor, halo, needed), halo, offset
+
+
+def _checked(network: Any) -> VQGAN:
+    """The network itself, also from behind DistributedDataParallel.
+
+    Raises:
+        ValueError: if it does not tell its factor and halo.
+    """
+    network = getattr(network, "module", network)
+    if getattr(network, "factor", None) is None:
+        raise ValueError(
+            f"exact tiles need a network that tells its factor and its halo, found {type(network).__name__}; "
+            "VQGANInferer blends windows of any network"
+        )
+    return network
+
+
+def _new(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.int64, device=like.device)

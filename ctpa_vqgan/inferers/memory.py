@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ctpa_vqgan.networks import VQGAN
+
+Run = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
 # Above what is counted: the allocator's gaps and rounding (a quarter), and what it and the libraries keep for
 # themselves (kernels made for each shape, thread pools).
 SLACK, RESERVE = 1.25, 48 * 2**20
@@ -38,6 +42,33 @@ def peak_bytes(work: Callable[[torch.Tensor], Any], size: Sequence[int], dtype: 
     return live.peak
 
 
+def encoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequence[int]) -> int:
+    """Most bytes while a tile of so many latent positions, with halo and without, becomes codes.
+
+    Args:
+        network: whose tile it is.
+        run: calls a part of the network in the precision that counts.
+        around: latent positions with halo.
+        core: latent positions without.
+    """
+    parameter, size = next(network.parameters()), [a * f for a, f in zip(around, network.factor)]
+    measure = functools.partial(peak_bytes, dtype=parameter.dtype, device=parameter.device)
+    encoder = measure(functools.partial(run, network.encode), (1, network.in_channels, *size))
+    search = measure(functools.partial(run, network.quantizer.quantize), (1, network.embedding_dim, *core))
+    reading = COPIES * network.in_channels * math.prod(size) * parameter.element_size()
+    latents = network.embedding_dim * math.prod(around) * parameter.element_size()
+    return max(encoder, latents + search, reading)
+
+
+def decoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequence[int]) -> int:
+    """:func:`encoding_bytes` for the way back."""
+    parameter, block = next(network.parameters()), math.prod(network.factor)
+    work = functools.partial(run, network.decode_samples)
+    decoder = peak_bytes(work, (1, *around), torch.int64, parameter.device)
+    voxel = block * network.out_channels * parameter.element_size()
+    return max(decoder, voxel * (math.prod(around) + COPIES * math.prod(core)))
+
+
 class _LiveBytes(TorchDispatchMode):
     """Follow the storages that operations make until they are freed."""
 
@@ -46,7 +77,7 @@ class _LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         for tensor in tensors:

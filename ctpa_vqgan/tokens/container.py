@@ -1,7 +1,7 @@
 """A sealed ``.npz``: numpy reads it, and its last bytes are the SHA-256 of all bytes before them.
 
-A zip keeps a checksum of what its members hold, but not of names, dates and offsets, and nobody looks at the checksum of
-a member that nobody reads. The seal covers every byte: it stands in the comment at the end of the archive.
+A zip keeps a checksum of what its members hold, but not of names, dates and offsets, and nobody looks at the checksum
+of a member that nobody reads. The seal covers every byte: it stands in the comment at the end of the archive.
 
 A member is deflated where that helps: codes repeat in the air around the patient. Others lie in the file as they are.
 """

@@ -4,30 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 Triple = tuple[int, int, int]
 TOLERANCE = 0.01  # voxels: affines may have been float32 once
-
-
-def checked_triple(values: Sequence[int], name: str) -> Triple:
-    """Three positive whole numbers; ValueError otherwise."""
-    found = np.asarray(values)
-    if found.shape != (3,) or (found != np.rint(found)).any() or (found < 1).any():
-        raise ValueError(f"{name} must be three positive whole numbers, found {found.tolist()}")
-    return tuple(int(value) for value in found)
-
-
-def checked_affine(values: Any, name: str) -> np.ndarray:
-    """[4, 4] float64 that spans a volume; ValueError otherwise."""
-    affine = np.array(values, dtype=np.float64, order="C")
-    usable = affine.shape == (4, 4) and np.isfinite(affine).all() and (affine[3] == [0, 0, 0, 1]).all()
-    if not usable or not np.linalg.det(affine):
-        raise ValueError(f"{name} must be [4, 4], finite and invertible, found {affine.tolist()}")
-    return affine
 
 
 def latent_shape(shape: Triple, factor: Triple) -> Triple:

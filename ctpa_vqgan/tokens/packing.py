@@ -8,8 +8,10 @@ CHUNK = 2**16  # codes at a time, a multiple of 8: every chunk fills whole bytes
 
 
 def bits_per_code(num_embeddings: int) -> int:
-    """ceil(log2) of the codebook's size: 13 for 8192, 0 where there is only one code."""
-    return (num_embeddings - 1).bit_length()
+    """ceil(log2) of the codebook's size: 13 for 8192. ValueError for a size that is not 2 to 2**32."""
+    if not 2 <= num_embeddings <= 2**32:
+        raise ValueError(f"num_embeddings must be 2 to 2**32, found {num_embeddings}")
+    return (int(num_embeddings) - 1).bit_length()
 
 
 def code_dtype(num_embeddings: int) -> np.dtype:

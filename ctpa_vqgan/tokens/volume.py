@@ -1,12 +1,12 @@
 """A CT volume as codes, with all that is needed to undo them, in memory and on disk."""
 
-# X Y Z voxels towards patient Right, Anterior, Superior; E embedding, h w d latent positions (h = X / factor, rounded up)
+# X Y Z voxels towards patient Right, Anterior, Superior; E embedding
+# h w d latent positions (h = X / factor, rounded up)
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,19 @@ import numpy as np
 
 import ctpa_vqgan
 from ctpa_vqgan.tokens import rates
+from ctpa_vqgan.tokens.checks import (
+    check_text,
+    checked_affine,
+    checked_codes,
+    checked_latents,
+    checked_statistics,
+    checked_triple,
+    checked_window,
+)
 from ctpa_vqgan.tokens.container import open_sealed, refuse, write_sealed
-from ctpa_vqgan.tokens.grid import Triple, check_same_voxels, checked_affine, checked_triple, latent_shape
-from ctpa_vqgan.tokens.latents import checked_latents, checked_statistics
+from ctpa_vqgan.tokens.grid import Triple, check_same_voxels, latent_shape
 from ctpa_vqgan.tokens.layout import DEFLATE, from_archive, to_members
-from ctpa_vqgan.tokens.packing import bits_per_code, code_dtype, pack_codes, packed_size, unpack_codes
+from ctpa_vqgan.tokens.packing import bits_per_code, pack_codes, packed_size, unpack_codes
 from ctpa_vqgan.tokens.residual import Residual
 
 if TYPE_CHECKING:
@@ -75,11 +83,12 @@ class EncodedVolume:
         for name in ("affine", "original_affine"):
             self._set(name, checked_affine(getattr(self, name), name))
         check_same_voxels(self.shape, self.affine, self.original_shape, self.original_affine)
-        self._set("hu_window", _checked_window(self.hu_window))
+        self._set("hu_window", checked_window(self.hu_window))
         # only these two are text, and neither has room for a name or a path
-        _check_text(self.network, "network", r"[0-9a-f]{64}")
-        _check_text(self.version, "version", r"[0-9]+(\.[0-9]+)*((a|b|rc|\.post|\.dev)[0-9]+)*")
-        self._set("codes", _checked_codes(self.codes, latent_shape(self.shape, self.factor), self.num_embeddings))
+        check_text(self.network, "network", r"[0-9a-f]{64}")
+        check_text(self.version, "version", r"[0-9]+(\.[0-9]+)*((a|b|rc|\.post|\.dev)[0-9]+)*")
+        self._set("num_embeddings", int(self.num_embeddings))
+        self._set("codes", checked_codes(self.codes, latent_shape(self.shape, self.factor), self.num_embeddings))
         if self.latents is not None:
             self._set("latents", checked_latents(self.latents, self.codes.shape))
         for name, values in checked_statistics(self.latents, self.latent_mean, self.latent_std).items():
@@ -121,7 +130,7 @@ class EncodedVolume:
             "bits_per_code": bits_per_code(self.num_embeddings),
             "packed_bytes": packed_size(self.codes.size, self.num_embeddings),
             "bits_per_voxel": self.bits_per_voxel(),
-            "compression_ratio": STORED_BITS / self.bits_per_voxel() if self.bits_per_voxel() else math.inf,
+            "compression_ratio": STORED_BITS / self.bits_per_voxel(),
             "order0_entropy_bits": self.order0_entropy_bits(),
             "latent_bytes": self.latents.nbytes if self.latents is not None else 0,
             "residual_bytes": self.residual.nbytes if self.residual else 0,
@@ -181,30 +190,6 @@ class EncodedVolume:
             there = set(archive.namelist())
         plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
         return {**plain, "has_latents": "latents.npy" in there, "has_residual": "residual.npy" in there}
-
-
-def _checked_window(hu_window: Any) -> tuple[float, float]:
-    low, high = (float(hu) for hu in hu_window)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"hu_window must be (lowest HU, highest HU), found {(low, high)}")
-    return low, high
-
-
-def _check_text(text: str, name: str, pattern: str) -> None:
-    if not isinstance(text, str) or not re.fullmatch(pattern, text, re.ASCII):
-        raise ValueError(f"{name} must match {pattern}, found {str(text)[:100]!r}")
-
-
-def _checked_codes(codes: Any, grid: Triple, num_embeddings: int) -> np.ndarray:
-    codes = np.asarray(codes)
-    if codes.dtype.kind not in "iu":
-        raise ValueError(f"codes must be integers, found {codes.dtype}")
-    if codes.shape != grid:
-        raise ValueError(f"codes must be [h, w, d] = {grid} for this shape and factor, found {codes.shape}")
-    low, high = int(codes.min()), int(codes.max())
-    if not 0 <= low <= high < num_embeddings:
-        raise ValueError(f"codes must lie in 0 to {num_embeddings - 1}, found {low} to {high}")
-    return np.ascontiguousarray(codes, code_dtype(num_embeddings))
 
 
 def _check_network(path: str | os.PathLike, found: str, network: str | torch.nn.Module | None) -> None:

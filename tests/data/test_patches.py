@@ -398,7 +398,7 @@ def test_raw_volumes_come_in_groups_and_prepared_ones_anywhere(cases, raw_cases)
 def test_raw_files_are_worth_a_word(cases, raw_cases):
     assert make(cases, "random").notice() == ""
     notice = make(raw_cases[:2] + cases[:1], "random").notice()
-    assert notice.startswith("2 of 3 training files are not prepared.")
+    assert notice.startswith("2 of 3 training files are not prepared:")
     assert "ctpa_vqgan prepare" in notice
     assert "identify patients" in notice
 

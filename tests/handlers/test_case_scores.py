@@ -18,7 +18,7 @@ from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.networks import VQGAN
 
 WINDOW = (-1000.0, 1000.0)
-SIZE = (22, 18, 14)  # no side is a multiple of the factor
+SIZE = (37, 34, 33)  # no side is a multiple of the factor
 
 
 class Identity(torch.nn.Module):

@@ -93,7 +93,7 @@ def test_raw_files_are_mentioned_at_the_start(cases, phantom_folder, capsys):
     raw = {"image": str(sorted(phantom_folder.glob("*.nii.gz"))[0]), "case": "raw"}
     trained([*cases, raw])
     out = capsys.readouterr().out
-    assert out.startswith("1 of 6 training files are not prepared.")
+    assert out.startswith("1 of 6 training files are not prepared:")
     assert out.count("\n") == 1
 
 
