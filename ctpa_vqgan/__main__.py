@@ -57,10 +57,15 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=workflow.help, description=f"{workflow.help} (a MONAI bundle workflow)"
         )
-        command.add_argument("--data", help="a volume, a folder of volumes, or a folder with dataset.json")
+        volumes = "a volume, a folder of volumes or DICOM, or a folder with dataset.json"
+        command.add_argument("--data", help="a code file, or a folder of them" if name == "decode" else volumes)
         command.add_argument("--output", help="folder for everything that is written")
         if name != "train":
             command.add_argument("--checkpoint", help="model.pt of a run; the model.yaml beside it is used too")
+        if name == "encode":
+            command.add_argument(
+                "--max-error-hu", type=int, metavar="E", help="bound the error of every voxel; 0 is lossless"
+            )
         command.add_argument("--overlay", action="append", default=[], metavar="FILE", help="one more config file")
         command.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override one knob")
         command.add_argument("--bundle", help="folder of the bundle, if it is not the one of the source tree")
@@ -81,13 +86,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workflow(options: argparse.Namespace) -> None:
+    bound = getattr(options, "max_error_hu", None)
     run_workflow(
         options.name,
         data=options.data,
         output=options.output,
         checkpoint=options.checkpoint,
         overlays=options.overlay,
-        settings=options.set,
+        settings=options.set + ([] if bound is None else [f"max_error_hu={bound}"]),
         bundle=options.bundle,
     )
 

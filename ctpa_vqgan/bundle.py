@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +20,17 @@ from ctpa_vqgan.networks.discriminators import min_side
 from ctpa_vqgan.networks.vqgan import checked_factor
 from ctpa_vqgan.provenance import facts
 from ctpa_vqgan.trainer import GAN_TERMS, PRECISIONS, uses_bf16
+from ctpa_vqgan.transcode import decode_files, encode_cases
 
 __all__ = [
     "autocasts",
     "begin",
     "check_discriminators",
     "check_knobs",
+    "decode_files",
+    "default_device",
     "default_stride",
+    "encode_cases",
     "facts",
     "first_cases",
     "load_weights",
@@ -52,6 +57,12 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> No
         sys.__excepthook__(kind, error, trace)
     else:
         print(f"error: {cause}", file=sys.stderr)
+
+
+def default_device() -> torch.device:
+    """The GPU of this process (torchrun's ``LOCAL_RANK``), or the CPU where there is none."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def default_stride(patch_size: Sequence[int], factor: Sequence[int]) -> list[int]:

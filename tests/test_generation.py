@@ -113,7 +113,9 @@ def test_a_transformer_learns_the_codes_and_samples(network, volumes):
     torch.manual_seed(0)
     images, grid = small(volumes), (4, 4, 2)
     ordering = Ordering("raster_scan", spatial_dims=3, dimensions=(1, *grid))
-    transformer = DecoderOnlyTransformer(NUM_CODES + 1, 32, attn_layers_dim=16, attn_layers_depth=1, attn_layers_heads=2)
+    transformer = DecoderOnlyTransformer(
+        NUM_CODES + 1, 32, attn_layers_dim=16, attn_layers_depth=1, attn_layers_heads=2
+    )
     inferer = VQVAETransformerInferer()
     optimizer = torch.optim.Adam(transformer.parameters(), lr=1e-2)
     losses = []

@@ -30,6 +30,8 @@ WORKFLOWS = {
     "train": Workflow("training", ("train.yaml",), "dataset_dir", "train on patches of CT volumes"),
     "evaluate": Workflow("evaluate", ("train.yaml", "evaluate.yaml"), "input", "score whole volumes, with a report"),
     "inference": Workflow("inference", ("inference.yaml",), "input", "reconstruct whole volumes as NIfTI"),
+    "encode": Workflow("encode", ("inference.yaml", "encode.yaml"), "input", "turn whole volumes into code files"),
+    "decode": Workflow("decode", ("inference.yaml", "decode.yaml"), "input", "turn code files back into NIfTI"),
 }
 
 
@@ -58,7 +60,7 @@ def run_workflow(
     """Run a workflow of the bundle in this process.
 
     Args:
-        name: ``train``, ``evaluate`` or ``inference``.
+        name: one of ``WORKFLOWS``.
         data: volume, folder or datalist.
         output: folder for all that is written.
         checkpoint: inference weights; the ``model.yaml`` beside them is merged by itself.

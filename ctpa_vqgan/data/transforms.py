@@ -79,7 +79,7 @@ class WindowHUd(ScaleIntensityRanged):
     """
 
     def __init__(self, keys: KeysCollection, hu_window: Sequence[float]) -> None:
-        low, high = hu_window
+        self.hu_window = low, high = tuple(hu_window)
         super().__init__(keys, a_min=low, a_max=high, b_min=-1.0, b_max=1.0, clip=True)
         # [C, Z, Y, X] float32: where the next image of that size goes, instead of fresh memory; set by a loader process
         self.into: torch.Tensor | None = None
@@ -95,7 +95,7 @@ class WindowHUd(ScaleIntensityRanged):
         slowest = max((axis for axis in range(plain.ndim) if plain.shape[axis] > 1), key=plain.stride, default=0)
         planes = max(1, BLOCK * plain.shape[slowest] // max(1, plain.numel()))
         for source, target in zip(plain.split(planes, slowest), scaled.split(planes, slowest)):
-            self._scale(target.copy_(source))
+            scale_hu_(target.copy_(source), self.hu_window)
         return MetaTensor(scaled).copy_meta_from(image) if isinstance(image, MetaTensor) else scaled
 
     def _memory(self, image: torch.Tensor) -> torch.Tensor:
@@ -104,11 +104,11 @@ class WindowHUd(ScaleIntensityRanged):
             return into.transpose(-3, -1)
         return _empty_like(image, image.shape, torch.float32)
 
-    def _scale(self, block: torch.Tensor) -> None:
-        """The steps of MONAI's transform, in place."""
-        to = self.scaler
-        block.sub_(to.a_min).div_(to.a_max - to.a_min).mul_(to.b_max - to.b_min).add_(to.b_min)
-        block.clamp_(to.b_min, to.b_max)
+
+def scale_hu_(hu: torch.Tensor, hu_window: Sequence[float]) -> torch.Tensor:
+    """HU to [-1, 1] in place, clipped: the steps of MONAI's ``ScaleIntensityRange``, with the same rounding."""
+    low, high = hu_window
+    return hu.sub_(low).div_(high - low).mul_(2.0).add_(-1.0).clamp_(-1.0, 1.0)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
-from ctpa_vqgan.inferers.memory import decoding_bytes, encoding_bytes, largest_core
+from ctpa_vqgan.inferers.memory import decoding_bytes, encoding_bytes, largest_core, release_freed
 from ctpa_vqgan.inferers.precision import PRECISIONS, numerics
 from ctpa_vqgan.inferers.streams import (
     PerTile,
@@ -203,6 +203,7 @@ class ExactTileInferer(Inferer):
         bar = progress_bar(batch * len(tiles), f"{task}, {self.precision}", leave=False, show=self.progress)
         for place in itertools.product(range(batch), tiles):
             yield place
+            release_freed()
             bar.update()
         bar.close()
 

@@ -25,6 +25,7 @@ from ctpa_vqgan.tokens.checks import (
     checked_window,
 )
 from ctpa_vqgan.tokens.container import open_sealed, refuse, write_sealed
+from ctpa_vqgan.tokens.fingerprint import network_fingerprint
 from ctpa_vqgan.tokens.grid import Triple, check_same_voxels, latent_shape
 from ctpa_vqgan.tokens.layout import DEFLATE, from_archive, to_members
 from ctpa_vqgan.tokens.packing import bits_per_code, pack_codes, packed_size, unpack_codes
@@ -168,9 +169,10 @@ class EncodedVolume:
             UserError: names the file, and whether it is absent, something else, of another format version, damaged,
                 inconsistent, or made by another network.
         """
+        expected = _fingerprint(network)
         with open_sealed(path) as archive:
             values = from_archive(archive)
-            _check_network(path, values["network"], network)
+            _check_network(path, values["network"], expected)
             shape = checked_triple(values["shape"], "shape")
             grid = latent_shape(shape, checked_triple(values["factor"], "factor"))
             codes = unpack_codes(values["codes"], math.prod(grid), values["num_embeddings"]).reshape(grid)
@@ -192,13 +194,14 @@ class EncodedVolume:
         return {**plain, "has_latents": "latents.npy" in there, "has_residual": "residual.npy" in there}
 
 
-def _check_network(path: str | os.PathLike, found: str, network: str | torch.nn.Module | None) -> None:
-    if network is None:
-        return
-    from ctpa_vqgan.tokens.fingerprint import network_fingerprint
+def _fingerprint(network: str | torch.nn.Module | None) -> str | None:
+    if network is None or isinstance(network, str):
+        return network
+    return network_fingerprint(network)
 
-    expected = network if isinstance(network, str) else network_fingerprint(network)
-    if found != expected:
+
+def _check_network(path: str | os.PathLike, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
         raise refuse(
             path,
             f"codes of the network {expected[:12]}...",

@@ -6,9 +6,10 @@ import re
 import pytest
 import torch
 
+from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.handlers import inference_weights
 from ctpa_vqgan.networks import VQGAN
-from ctpa_vqgan.tokens import network_fingerprint
+from ctpa_vqgan.tokens import EncodedVolume, network_fingerprint
 
 
 @pytest.fixture
@@ -67,3 +68,11 @@ def test_type_and_config_count(network):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_device_does_not_count(network):
     assert network_fingerprint(copy.deepcopy(network).cuda()) == network_fingerprint(network)
+
+
+def test_a_code_file_is_read_for_its_network_alone(network, make_volume, tmp_path):
+    path = make_volume(network=network_fingerprint(network)).save(tmp_path / "case.npz")
+    EncodedVolume.load(path, network)
+    network.quantizer.embedding[0, 0] += 1
+    with pytest.raises(UserError, match=r"case\.npz: expected codes of the network"):
+        EncodedVolume.load(path, network)

@@ -1,0 +1,91 @@
+"""Turn code files back into volumes."""
+
+# X Y Z voxels of a volume in RAS
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctpa_vqgan.data import save_like, to_hu
+from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.inferers import ExactTileInferer
+from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.progress import progress_bar
+from ctpa_vqgan.tokens import EncodedVolume, apply_residual, network_fingerprint
+from ctpa_vqgan.transcode.encode import SUFFIX, decode_bounded, scratch_volume
+from ctpa_vqgan.transcode.shard import Shard
+from ctpa_vqgan.transcode.summary import write_summary
+
+
+def find_code_files(source: str | Path) -> list[Path]:
+    """Code files of a folder, or the one that is named.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder; give a code file, or the folder that encode wrote")
+    files = sorted(source.glob(f"*{SUFFIX}")) if source.is_dir() else [source]
+    if not files:
+        raise UserError(f"{source}: holds no code file; expected files that end in {SUFFIX}, as encode writes them")
+    return files
+
+
+def decode_files(
+    source: str | Path,
+    network: VQGAN,
+    output_dir: str | Path,
+    tiles: ExactTileInferer | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Write ``<case>_decoded.nii.gz``, int16 HU on the grid of the encoded file, for every code file, and a summary.
+
+    Volumes that are there and newer than their codes are skipped; under torchrun each process takes its share. A file
+    with a residual gives a volume within its bound of the encoded one, or is refused.
+
+    Args:
+        source: a code file or a folder of them.
+        network: that encoded them.
+        output_dir: folder; made if need be.
+        tiles: how; 128^3 voxels in float32 by default. Files with a residual are always decoded so.
+        progress: show a bar.
+
+    Returns:
+        One row per file.
+
+    Raises:
+        UserError: a file is damaged, made by another network, or its residual does not fit what is decoded here.
+    """
+    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), Shard.of_this_process()
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = network_fingerprint(network)
+    done: dict[Path, float | None] = {}
+    share = shard.take(find_code_files(source))
+    with progress_bar(len(share), "decode", show=progress) as bar:
+        for path in share:
+            target, started = folder / f"{path.name.removesuffix(SUFFIX)}_decoded.nii.gz", time.perf_counter()
+            finished = target.is_file() and target.stat().st_mtime >= path.stat().st_mtime
+            if not finished:
+                _decode(path, target, network, fingerprint, tiles)
+            done[path] = None if finished else time.perf_counter() - started
+            bar.update()
+    return write_summary(folder / shard.file_name("decode"), done)
+
+
+def _decode(path: Path, target: Path, network: VQGAN, fingerprint: str, tiles: ExactTileInferer) -> None:
+    encoded = EncodedVolume.load(path, network=fingerprint)
+    codes = encoded.codes[None].astype(np.int32)  # torch has few functions for uint16
+    with tempfile.TemporaryFile() as file:
+        volume = scratch_volume(file, encoded.shape)
+        if encoded.residual is None:
+            tiles.decode(codes, network, volume[None, None], lambda tile: to_hu(tile, encoded.hu_window))
+        else:
+            decode_bounded(codes, network, encoded.hu_window, volume)
+            apply_residual(volume, encoded.residual, out=volume, name=str(path))
+        save_like(volume, encoded.meta, target)

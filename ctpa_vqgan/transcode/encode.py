@@ -1,0 +1,154 @@
+"""Turn volumes into code files."""
+
+# X Y Z voxels of a volume in RAS, h w d latent positions, E embedding
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+
+from ctpa_vqgan.data import load_volume, scale_hu_, to_hu
+from ctpa_vqgan.data.cases import Case
+from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared
+from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.inferers import ExactTileInferer, latent_grid
+from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.progress import progress_bar
+from ctpa_vqgan.tokens import EncodedVolume, bound_error, network_fingerprint
+from ctpa_vqgan.tokens.packing import code_dtype
+from ctpa_vqgan.tokens.residual import Residual
+from ctpa_vqgan.transcode.shard import Shard
+from ctpa_vqgan.transcode.statistics import add_latent_statistics
+from ctpa_vqgan.transcode.summary import write_summary
+
+SUFFIX = ".npz"
+# what a residual is made for must come out again to the last bit: one grid of tiles and one precision for all
+BOUNDED = ExactTileInferer()
+
+
+def encode_cases(
+    cases: Sequence[Case],
+    network: VQGAN,
+    output_dir: str | Path,
+    hu_window: Sequence[float],
+    tiles: ExactTileInferer | None = None,
+    latents: bool = False,
+    max_error_hu: int | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Write ``<case>.npz`` for every case, and a summary.
+
+    Cases whose file is there, made by the same network with the same settings and newer than the volume, are skipped;
+    under torchrun each process takes its share.
+
+    Args:
+        cases: of :func:`ctpa_vqgan.data.find_cases`.
+        network: on the device that computes.
+        output_dir: folder; made if need be.
+        hu_window: HU at -1 and 1.
+        tiles: how; 128^3 voxels in float32 by default.
+        latents: store the continuous latents too (float16), with mean and standard deviation over the cases.
+        max_error_hu: store a residual so that every decoded voxel is within so many HU of the file's; 0 is lossless.
+        progress: show a bar.
+
+    Returns:
+        One row of sizes and rates per case.
+
+    Raises:
+        UserError: a volume is refused, a setting does not fit, or the disk is full; files that are done stay.
+    """
+    if max_error_hu is not None and (not isinstance(max_error_hu, int) or not 0 <= max_error_hu <= 32767):
+        raise UserError(f"max_error_hu: expected a whole number from 0 to 32767, found {max_error_hu!r}")
+    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), Shard.of_this_process()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "network": network_fingerprint(network),
+        "hu_window": [float(v) for v in hu_window],
+        "has_latents": latents,
+        "max_error_hu": max_error_hu,
+    }
+    if not all(is_prepared(case["image"]) for case in cases):
+        print(NAMES_NOTICE, flush=True)
+    done: dict[Path, float | None] = {}
+    share = shard.take(cases)
+    with progress_bar(len(share), "encode", show=progress) as bar:
+        for case in share:
+            path, started = folder / f"{case['case']}{SUFFIX}", time.perf_counter()
+            finished = _is_finished(path, case, settings)
+            if not finished:
+                _encode(case, network, settings, tiles).save(path)
+            done[path] = None if finished else time.perf_counter() - started
+            bar.update()
+    if latents and shard.count == 1:
+        add_latent_statistics(list(done))
+    return write_summary(folder / shard.file_name("encode"), done)
+
+
+def _is_finished(path: Path, case: Case, settings: dict[str, Any]) -> bool:
+    if not path.is_file():
+        return False
+    files = [case["image"]] if isinstance(case["image"], str) else case["image"]
+    if any(Path(file).stat().st_mtime > path.stat().st_mtime for file in files if Path(file).is_file()):
+        return False
+    try:
+        encoded = EncodedVolume.load(
+            path, network=settings["network"]
+        )  # every byte checked: a damaged file is made anew
+    except UserError:
+        return False
+    found = {
+        "network": encoded.network,
+        "hu_window": list(encoded.hu_window),
+        "has_latents": encoded.latents is not None,
+        "max_error_hu": encoded.residual.max_error_hu if encoded.residual else None,
+    }
+    return found == settings
+
+
+def _encode(case: Case, network: VQGAN, settings: dict[str, Any], tiles: ExactTileInferer) -> EncodedVolume:
+    volume = load_volume()({"image": case["image"]})["image"]
+    hu, window = volume.as_tensor()[None], settings["hu_window"]
+    grid = latent_grid(hu.shape[2:], network.factor)
+    # two bytes a code, in a type that torch can write to
+    codes = np.empty((1, *grid), np.int16 if network.num_embeddings <= 2**15 else np.int32)
+    latents = np.empty((1, network.embedding_dim, *grid), np.float16) if settings["has_latents"] else None
+    tiles.encode(hu, network, out=codes, before=lambda tile: scale_hu_(tile.float(), window), latents=latents)
+    return EncodedVolume(
+        codes=codes[0].astype(code_dtype(network.num_embeddings)),
+        shape=tuple(hu.shape[2:]),
+        affine=np.asarray(volume.affine),
+        original_shape=tuple(int(side) for side in volume.meta["original_shape"]),
+        original_affine=np.asarray(volume.meta["original_affine"]),
+        hu_window=tuple(window),
+        factor=network.factor,
+        num_embeddings=network.num_embeddings,
+        network=settings["network"],
+        latents=None if latents is None else latents[0],
+        residual=_residual(volume, codes, network, settings),
+    )
+
+
+def _residual(volume: MetaTensor, codes: np.ndarray, network: VQGAN, settings: dict[str, Any]) -> Residual | None:
+    if settings["max_error_hu"] is None:
+        return None
+    hu = volume.as_tensor()[0].numpy()
+    with tempfile.TemporaryFile() as file:
+        decoded = scratch_volume(file, hu.shape)
+        decode_bounded(codes, network, settings["hu_window"], decoded)
+        return bound_error(hu, decoded, settings["max_error_hu"])
+
+
+def scratch_volume(file: Any, shape: Sequence[int]) -> np.ndarray:
+    """[X, Y, Z] int16 in a temporary file, x fastest: memory that the system may write out."""
+    return np.memmap(file, np.int16, "w+", shape=tuple(shape), order="F")
+
+
+def decode_bounded(codes: np.ndarray, network: VQGAN, hu_window: Sequence[float], out: np.ndarray) -> None:
+    """Decode codes [1, h, w, d] to int16 HU [X, Y, Z], always in the same way."""
+    BOUNDED.decode(codes, network, out=out[None, None], after=lambda tile: to_hu(tile, hu_window))

@@ -1,0 +1,201 @@
+"""Volumes to code files and back: the same grid, the same voxels as exact tiles give, and nothing done twice."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from ctpa_vqgan.data import find_cases, load_volume, to_hu
+from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.inferers import ExactTileInferer
+from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.tokens import EncodedVolume
+from ctpa_vqgan.transcode import decode_files, encode_cases
+
+WINDOW = (-1000.0, 1000.0)
+TILES = ExactTileInferer((32, 32, 16))
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    net = VQGAN(channels=(4, 8), num_embeddings=48, embedding_dim=3).eval()
+    with torch.no_grad():  # codes among the latents, so that all of them are used
+        latents = net.encode(torch.rand(1, 1, 32, 32, 32) * 2 - 1).movedim(1, -1).flatten(0, -2)
+        net.quantizer.embedding.copy_(latents[:48])
+    return net
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.n*")}
+
+
+@pytest.fixture
+def codes(phantom_folder, network, tmp_path) -> Path:
+    encode_cases(find_cases(phantom_folder), network, tmp_path / "codes", WINDOW, TILES, progress=False)
+    return tmp_path / "codes"
+
+
+def test_there_and_back_is_what_exact_tiles_decode_to(phantom_folder, codes, network, tmp_path):
+    decode_files(codes, network, tmp_path / "back", TILES, progress=False)
+    for case in find_cases(phantom_folder):
+        hu = load_volume()({"image": case["image"]})["image"]
+        expected = to_hu(TILES(((hu.as_tensor().float() + 1000) / 1000 - 1).clamp(-1, 1)[None], network), WINDOW)[0, 0]
+        source, back = nib.load(case["image"]), nib.load(tmp_path / f"back/{case['case']}_decoded.nii.gz")
+        assert back.get_data_dtype() == np.int16
+        assert back.shape == source.shape
+        np.testing.assert_allclose(back.affine, source.affine, atol=1e-4)
+        turned = nib.as_closest_canonical(back)
+        np.testing.assert_array_equal(np.asarray(turned.dataobj), expected.numpy())
+
+
+def oblique_affine(axes: str, rng: np.random.Generator) -> np.ndarray:
+    """Voxel axes that point to ``axes``, tilted by some degrees."""
+    tilt = np.linalg.qr(np.eye(3) + rng.uniform(-0.15, 0.15, (3, 3)))[0]
+    tilt *= np.sign(np.diag(tilt))
+    order = nib.orientations.axcodes2ornt(axes)
+    turn = nib.orientations.inv_ornt_aff(order, (2, 2, 2))[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = tilt @ np.linalg.inv(turn) @ np.diag(rng.uniform(0.6, 3, 3))
+    affine[:3, 3] = rng.uniform(-300, 300, 3)
+    return affine
+
+
+def test_twenty_orientations_come_back_on_their_grids(phantom, network, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        axes = "".join(rng.choice(list(pair)) for pair in rng.permutation(["RL", "AP", "SI"]))
+        sides = rng.permutation([36, 34, 33])
+        voxels = np.asarray(phantom.volume)[: sides[0], : sides[1], 4 : 4 + sides[2]]
+        voxels = voxels.transpose(nib.orientations.axcodes2ornt(axes)[:, 0].astype(int))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        affine = oblique_affine(axes, rng)
+        nib.save(nib.Nifti1Image(voxels, affine), tmp_path / f"in/{number:02d}.nii")
+    encode_cases(
+        find_cases(tmp_path / "in"), network, tmp_path / "codes", WINDOW, TILES, max_error_hu=0, progress=False
+    )
+    decode_files(tmp_path / "codes", network, tmp_path / "out", progress=False)
+    for path in sorted((tmp_path / "in").iterdir()):
+        source, back = nib.load(path), nib.load(tmp_path / f"out/{path.stem}_decoded.nii.gz")
+        assert back.shape == source.shape
+        assert nib.aff2axcodes(back.affine) == nib.aff2axcodes(source.affine)
+        np.testing.assert_allclose(back.affine, source.affine, atol=1e-3)
+        # lossless, so that a flip or a turn would show
+        np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(source.dataobj))
+
+
+@pytest.mark.parametrize("bound", [0, 5, 20])
+def test_no_voxel_is_farther_from_the_file_than_promised(phantom_folder, network, tmp_path, bound):
+    case = find_cases(phantom_folder)[0]
+    encode_cases([case], network, tmp_path / "codes", WINDOW, TILES, max_error_hu=bound, progress=False)
+    decode_files(tmp_path / "codes", network, tmp_path / "back", progress=False)
+    source = np.asarray(nib.load(case["image"]).dataobj).astype(int)
+    back = np.asarray(nib.load(tmp_path / f"back/{case['case']}_decoded.nii.gz").dataobj).astype(int)
+    assert source.min() < WINDOW[0], "scanner padding lies outside the window"
+    assert np.abs(back - source).max() <= bound
+
+
+def test_a_decoder_that_gives_other_voxels_is_refused(phantom_folder, network, tmp_path, monkeypatch):
+    encode_cases(
+        find_cases(phantom_folder)[:1], network, tmp_path / "codes", WINDOW, TILES, max_error_hu=5, progress=False
+    )
+    real = ExactTileInferer.decode
+
+    def another_device(*args, **kwargs):
+        out = real(*args, **kwargs)
+        out[0, 0, 0, 0, 0] += 1
+        return out
+
+    monkeypatch.setattr(ExactTileInferer, "decode", another_device)
+    with pytest.raises(UserError, match="SHA-256"):
+        decode_files(tmp_path / "codes", network, tmp_path / "back", progress=False)
+    assert not list((tmp_path / "back").glob("*.nii.gz"))
+
+
+def test_what_is_done_is_not_done_again(phantom_folder, codes, network, tmp_path):
+    before = snapshot(codes)
+    rows = encode_cases(find_cases(phantom_folder), network, codes, WINDOW, TILES, progress=False)
+    assert snapshot(codes) == before
+    assert [row["seconds"] for row in rows] == [None] * 3
+    decode_files(codes, network, tmp_path / "back", TILES, progress=False)
+    decoded = snapshot(tmp_path / "back")
+    decode_files(codes, network, tmp_path / "back", TILES, progress=False)
+    assert snapshot(tmp_path / "back") == decoded
+
+
+def test_other_settings_a_newer_volume_and_a_damaged_file_are_done_again(phantom_folder, codes, network, tmp_path):
+    folder = tmp_path / "volumes"
+    shutil.copytree(phantom_folder, folder)
+    cases = find_cases(folder)
+    encode_cases(cases, network, codes, WINDOW, TILES, progress=False)
+    first, second, third = sorted(codes.glob("*.npz"))
+    before = snapshot(codes)
+    os.utime(cases[0]["image"], (2**31, 2**31))
+    second.write_bytes(second.read_bytes()[:-40])
+    encode_cases(cases, network, codes, WINDOW, TILES, progress=False)
+    after = snapshot(codes)
+    assert (after[first.name] == before[first.name], after[third.name] == before[third.name]) == (False, True)
+    EncodedVolume.load(second)
+    encode_cases(cases, network, codes, (-1024.0, 1000.0), TILES, progress=False)
+    assert snapshot(codes)[third.name] != after[third.name]
+
+
+def test_codes_of_another_network_are_refused_by_name(codes, tmp_path):
+    other = VQGAN(channels=(4, 8), num_embeddings=48, embedding_dim=3).eval()
+    with pytest.raises(UserError, match=r"phantom_00\.npz.*codes of the network"):
+        decode_files(codes, other, tmp_path / "back", progress=False)
+
+
+def test_latents_come_with_their_mean_and_deviation_over_all_cases(phantom_folder, network, tmp_path):
+    cases = find_cases(phantom_folder)
+    encode_cases(cases, network, tmp_path / "codes", WINDOW, TILES, latents=True, progress=False)
+    files = [EncodedVolume.load(path) for path in sorted((tmp_path / "codes").glob("*.npz"))]
+    values = np.concatenate([file.latents.reshape(3, -1) for file in files], axis=1).astype(float)
+    for file in files:
+        np.testing.assert_allclose(file.latent_mean, values.mean(axis=1), atol=1e-5)
+        np.testing.assert_allclose(file.latent_std, values.std(axis=1), rtol=1e-4)
+    before = snapshot(tmp_path / "codes")
+    encode_cases(cases, network, tmp_path / "codes", WINDOW, TILES, latents=True, progress=False)
+    assert snapshot(tmp_path / "codes") == before
+
+
+def test_processes_share_the_cases(phantom_folder, codes, network, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        rows = encode_cases(find_cases(phantom_folder), network, tmp_path / "shared", WINDOW, TILES, progress=False)
+        shares.append({row["case"] for row in rows})
+        assert (tmp_path / f"shared/encode_{rank}_of_2.json").is_file()
+    assert shares == [{"phantom_00", "phantom_02"}, {"phantom_01"}]
+    for path in codes.glob("*.npz"):
+        assert (tmp_path / "shared" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_summary_tells_sizes_and_rates(codes):
+    rows = json.loads((codes / "encode.json").read_text())["cases"]
+    assert [row["case"] for row in rows] == ["phantom_00", "phantom_01", "phantom_02"]
+    for row in rows:
+        assert row["num_codes"] == 12 * 11 * 10
+        assert row["bits_per_voxel"] == pytest.approx(6 * 12 * 11 * 10 / (48 * 44 * 40))
+        assert row["file_bytes"] == (codes / f"{row['case']}.npz").stat().st_size
+        assert 0 < row["order0_entropy_bits"] <= 6
+        assert row["lzma_bytes"] > 0
+
+
+@pytest.mark.parametrize("bound", [-1, 0.5, 40000])
+def test_a_bound_that_is_none_is_refused(network, tmp_path, bound):
+    with pytest.raises(UserError, match="max_error_hu: expected a whole number"):
+        encode_cases([], network, tmp_path, WINDOW, max_error_hu=bound)
+
+
+def test_a_folder_without_code_files_is_named(network, tmp_path):
+    with pytest.raises(UserError, match="holds no code file"):
+        decode_files(tmp_path, network, tmp_path / "out")
+    with pytest.raises(UserError, match="no such file or folder"):
+        decode_files(tmp_path / "none", network, tmp_path / "out")
