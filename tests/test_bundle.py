@@ -200,6 +200,31 @@ def test_a_real_ct_is_reconstructed_on_its_grid(trained, tmp_path):
     assert metrics["cases"][0]["case"] == "TS-pulmonary_ct_cropped"
 
 
+def test_volumes_become_code_files_and_volumes_again_within_a_bound(trained, phantom_folder, tmp_path):
+    source = sorted(phantom_folder.glob("*.nii.gz"))[0]
+    weights, codes = ("--checkpoint", trained / "model.pt"), tmp_path / "codes"
+    quiet = ("--set", "progress=false", "--set", "tile_size=[32,32,32]")
+    assert run("encode", *weights, "--data", source, "--output", codes, "--max-error-hu", 3, *quiet) == 0
+    assert run("decode", *weights, "--data", codes, "--output", tmp_path / "back", *quiet) == 0
+    before = nib.load(source)
+    after = nib.load(tmp_path / "back" / f"{source.name.removesuffix('.nii.gz')}_decoded.nii.gz")
+    np.testing.assert_allclose(after.affine, before.affine, atol=1e-4)
+    error = np.asarray(after.dataobj).astype(int) - np.asarray(before.dataobj)
+    assert np.abs(error).max() <= 3
+
+
+def test_monais_own_command_encodes(trained, phantom_folder, tmp_path):
+    source = sorted(phantom_folder.glob("*.nii.gz"))[0]
+    files = [CONFIGS / "inference.yaml", CONFIGS / "encode.yaml", trained / "model.yaml"]
+    config_file = "[" + ",".join(f"'{file}'" for file in files) + "]"
+    options = ["--input", source, "--ckpt_path", trained / "model.pt", "--output_dir", tmp_path / "codes"]
+    options = ["--config_file", config_file, "--bundle_root", CONFIGS.parent, *options]
+    result = monai_bundle(tmp_path, "encode", *options)
+    assert result.returncode == 0, result.stderr
+    assert "bits per voxel" in result.stdout
+    assert [path.suffix for path in sorted((tmp_path / "codes").iterdir())] == [".json", ".npz"]
+
+
 def test_a_datalist_says_what_is_trained_and_what_is_evaluated(trained, phantom_folder, tiny, tmp_path):
     datalist = {
         "training": [{"image": str(phantom_folder / "phantom_00.nii.gz")}],
@@ -466,7 +491,7 @@ def test_settings_that_would_fail_late_are_refused_at_the_start(fails, phantom_f
     assert fails("train", "--data", phantom_folder, "--set", setting).startswith(message)
 
 
-@pytest.mark.parametrize("command", ["inference", "evaluate"])
+@pytest.mark.parametrize("command", ["inference", "evaluate", "encode"])
 def test_missing_weights(fails, phantom_folder, tmp_path, command):
     message = fails(command, "--data", phantom_folder, "--checkpoint", tmp_path / "model.pt")
     assert message.startswith(f"{tmp_path / 'model.pt'}: no such weights; train first")
