@@ -43,5 +43,5 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
 def write_whole(path: str | os.PathLike, content: str | bytes) -> Path:
     """Write a text or bytes by :func:`whole`."""
     with whole(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
     return Path(path)

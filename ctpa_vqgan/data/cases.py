@@ -18,6 +18,7 @@ from ctpa_vqgan.data.walk import find_volumes
 from ctpa_vqgan.errors import UserError
 
 DATALIST = "dataset.json"
+JOURNAL = "sources.jsonl"  # of a data set that prepare is making
 Case = dict[str, Any]
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def find_cases(source: str | Path, section: str | None = None) -> list[Case]:
         if not files:
             raise UserError(f"{source}: section {section!r} is empty")
         return _named([(str(path), str(path)) for path in files])
+    if (source / JOURNAL).is_file():
+        raise UserError(f"{source}: expected a {DATALIST}, found none: prepare did not finish here; run it again")
     found = find_volumes([source], _unpacking_folder)
     images = [(str(path), found.shown(path)) for path in found.volumes]
     images += [(series.files, found.shown(series.folder)) for series in found.series]

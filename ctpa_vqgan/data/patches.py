@@ -23,7 +23,7 @@ from ctpa_vqgan.data.cases import Case
 from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared, prepared_shape
 from ctpa_vqgan.data.reader import volume_shape
 from ctpa_vqgan.data.transforms import PadWithAird, WindowHUd
-from ctpa_vqgan.data.unreadable import Unreadable, to_text, unreadable
+from ctpa_vqgan.data.unreadable import Unreadable, case_key, to_text, unreadable
 from ctpa_vqgan.errors import UserError
 
 IMAGE = "image"
@@ -170,7 +170,7 @@ class _Patches:
         """
         found = []
         for attempt, candidate in enumerate(self._candidates(sample, case)):
-            path = self.cases[candidate][IMAGE]
+            path = case_key(self.cases[candidate])
             if path in self.unreadable:
                 continue
             try:
@@ -180,7 +180,7 @@ class _Patches:
                     raise
                 self.unreadable[path] = reason
                 found.append(reason)
-        raise UserError(f"{self.unreadable[self.cases[case][IMAGE]].message}; no other training case is left")
+        raise UserError(f"{self.unreadable[case_key(self.cases[case])].message}; no other training case is left")
 
     def _candidates(self, sample: int, case: int) -> Iterator[int]:
         yield case
@@ -280,9 +280,9 @@ def _sizes(cases: Sequence[Case]) -> tuple[list[tuple[int, ...] | None], dict[st
     """Size of every volume, None for those that cannot be read; and what is wrong with these."""
     sizes, bad = [], {}
     for case in cases:
-        path = case[IMAGE]
+        image, path = case[IMAGE], case_key(case)
         try:
-            sizes.append(prepared_shape(path) if is_prepared(path) else volume_shape(path))
+            sizes.append(prepared_shape(image) if is_prepared(image) else volume_shape(image))
         except Exception as error:
             if (reason := unreadable(error, path)) is None:
                 raise

@@ -10,11 +10,14 @@ real detector image differs in all three, see Unberath et al. 2018 (DeepDRR, arX
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ctpa_vqgan.data.formats.volume import AIR_HU
+
+if TYPE_CHECKING:
+    import torch
 
 DIRECTIONS = {"ap": 1, "lateral": 0}
 """Name -> axis of the volume along which the rays run."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ctpa_vqgan.data.checks.rules import refuse
 from ctpa_vqgan.errors import BadVolume, user_error
@@ -20,6 +20,12 @@ class Unreadable(NamedTuple):
     path: str
     rule: str
     message: str
+
+
+def case_key(case: Mapping[str, Any]) -> str:
+    """By what a case is remembered: its file, or the first one of a DICOM series."""
+    image = case["image"]
+    return image if isinstance(image, str) else str(image[0])
 
 
 def unreadable(error: BaseException, path: str) -> Unreadable | None:

@@ -14,6 +14,7 @@ from ctpa_vqgan.data.checks.rules import refuse
 from ctpa_vqgan.data.checks.voxels import check_voxels
 from ctpa_vqgan.data.formats import itk_files, nifti
 from ctpa_vqgan.data.formats.volume import Volume
+from ctpa_vqgan.errors import BadVolume
 
 SUFFIXES = (*nifti.SUFFIXES, *itk_files.SUFFIXES)
 Source = str | os.PathLike | Sequence[str | os.PathLike]
@@ -86,7 +87,9 @@ def _read(source: Source) -> Volume:
         raise refuse("unreadable", source, "no such file")
     try:
         return nifti.read_nifti(source) if is_nifti(source) else itk_files.read_itk(source)
+    except BadVolume:
+        raise
+    except ValueError as error:  # a field that is no number, and the like
+        raise refuse("header", source, f"a field that cannot be read ({' '.join(str(error).split())})") from error
     except OSError as error:
-        raise refuse(
-            "unreadable", source, f"an error of the disk or the network ({error.strerror or error})"
-        ) from error
+        raise refuse("unreadable", source, f"an error of disk or network ({error.strerror or error})") from error

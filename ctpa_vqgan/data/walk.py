@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import gzip
 import os
-import tarfile
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ctpa_vqgan.data.archives import is_archive, unpack
 from ctpa_vqgan.data.checks.rules import refuse
 from ctpa_vqgan.data.formats.dicom import FIXED_SUFFIXES, Series, Skipped, find_series, is_dicom
+from ctpa_vqgan.data.prepared import is_prepared
 from ctpa_vqgan.data.volumes import is_volume_file
 from ctpa_vqgan.errors import BadVolume, UserError
-
-ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 
 
 @dataclass
@@ -44,24 +38,27 @@ class Found:
 
     def shown(self, path: str | os.PathLike) -> str:
         """How a path is called: in an archive by the archive's path and the member's below it."""
-        archive, inner = self._in_archive(path)
-        return str(path) if archive is None else str(archive / inner)
+        path = Path(path)
+        while (place := self._unpacked_in(path)) is not None:  # an archive may lie in another
+            path = self.unpacked[place] / path.relative_to(place)
+        return str(path)
 
     def archive(self, path: str | os.PathLike) -> Path | None:
-        """The archive that a path was unpacked from."""
-        return self._in_archive(path)[0]
+        """The outermost archive that a path was unpacked from."""
+        archive, path = None, Path(path)
+        while (place := self._unpacked_in(path)) is not None:
+            archive = path = self.unpacked[place]
+        return archive
 
-    def _in_archive(self, path: str | os.PathLike) -> tuple[Path | None, Path]:
-        for folder, archive in self.unpacked.items():
-            if Path(path).is_relative_to(folder):
-                return archive, Path(path).relative_to(folder)
-        return None, Path(path)
+    def _unpacked_in(self, path: Path) -> Path | None:
+        return next((folder for folder in self.unpacked if path.is_relative_to(folder)), None)
 
 
 def find_volumes(
     inputs: Sequence[str | os.PathLike],
     unpack_to: Callable[[], Path],
     leave_out: Path | None = None,
+    take_prepared: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Found:
     """Everything that may be a volume below files and folders, in any nesting.
@@ -73,6 +70,7 @@ def find_volumes(
         inputs: files and folders.
         unpack_to: makes a folder for what an archive holds; the caller removes it.
         leave_out: a folder that is passed over, such as that of the results.
+        take_prepared: take volumes that ``prepare`` wrote, too, without being named themselves.
         progress: called with the number of DICOM headers read.
 
     Raises:
@@ -82,10 +80,16 @@ def find_volumes(
     for given in inputs:
         if not Path(given).exists():
             raise UserError(f"{given}: no such file or folder")
-    for path, named in _files([Path(os.path.abspath(given)) for given in inputs], found, unpack_to):
+    leave_out = leave_out and Path(os.path.realpath(leave_out))
+    # links resolved: one file under two names is one volume
+    for path, named in _files([Path(os.path.realpath(given)) for given in inputs], found, unpack_to):
         if leave_out is not None and path.is_relative_to(leave_out) and found.archive(path) is None:
             continue
-        if is_volume_file(path):
+        if not path.is_file():
+            found.refused.append(refuse("unreadable", path, "a link that leads nowhere, or no regular file"))
+        elif not (take_prepared or named) and is_prepared(path):
+            found.skipped.append(Skipped(str(path), "prepared already; name the file itself to take it anew"))
+        elif is_volume_file(path):
             found.volumes.append(path)
         elif is_dicom(path) or path.suffix.lower() in FIXED_SUFFIXES:  # a damaged one belongs to a series
             dicom.append(path)
@@ -94,7 +98,7 @@ def find_volumes(
         else:
             found.ignored[path.suffix.lower() or "no suffix"] += 1
     if dicom:
-        series, refused, skipped = find_series(dicom, progress)
+        series, refused, skipped = find_series(list(dict.fromkeys(dicom)), progress)
         found.series += series
         found.refused += refused
         found.skipped += skipped
@@ -102,16 +106,15 @@ def find_volumes(
     return found
 
 
-def is_archive(path: str | os.PathLike) -> bool:
-    """Whether the name ends like an archive: ``.tar.gz``, ``.tgz``, ``.tar`` or ``.zip``."""
-    return str(path).lower().endswith(ARCHIVES)
-
-
 def _files(paths: Sequence[Path], found: Found, unpack_to: Callable[[], Path]) -> Iterator[tuple[Path, bool]]:
     """Every file below the paths, and whether it was named itself."""
+
+    def closed(error: OSError) -> None:
+        found.refused.append(refuse("unreadable", error.filename, f"a folder that cannot be read ({error.strerror})"))
+
     for path in paths:
         if path.is_dir():
-            for folder, folders, names in os.walk(path):
+            for folder, folders, names in os.walk(path, onerror=closed):
                 folders[:] = sorted(name for name in folders if not _hidden(name))
                 for name in sorted(names):
                     if not _hidden(name):
@@ -121,37 +124,21 @@ def _files(paths: Sequence[Path], found: Found, unpack_to: Callable[[], Path]) -
 
 
 def _one(path: Path, named: bool, found: Found, unpack_to: Callable[[], Path]) -> Iterator[tuple[Path, bool]]:
-    if not is_archive(path):
+    if path.is_file():
+        path = path.resolve()
+    elif not is_volume_file(path) and not is_archive(path):
+        return  # sockets, pipes and dead links that nobody would take for a volume
+    if not (is_archive(path) and path.is_file()):
         yield path, named
         return
     folder = unpack_to()
     found.unpacked[folder] = path
     try:
-        _unpack(path, folder)
-    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{folder}: no room to unpack {path}; free some space, or give the unpacked folder"
-            ) from error
-        found.refused.append(refuse("unreadable", path, f"an archive that cannot be unpacked ({error})"))
-        return
-    yield from ((inner, False) for inner, _ in _files([folder], found, unpack_to))
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack files and folders only: links and names that lead out of the folder are left behind by both libraries."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(folder)
-        return
-    compressed = archive.name.lower().endswith("gz")
-    with gzip.open(archive) if compressed else archive.open("rb") as stream, tarfile.open(fileobj=stream) as content:
-        for member in content:
-            # what the filter refuses (links, devices, names with ..) is no volume
-            with contextlib.suppress(tarfile.FilterError):
-                content.extract(member, folder, filter="data")
-        while stream.read(2**20):  # to the end, where the checksum is
-            pass
+        unpack(path, folder)
+    except BadVolume as error:
+        found.refused.append(error)
+    else:
+        yield from ((inner, False) for inner, _ in _files([folder], found, unpack_to))
 
 
 def _hidden(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from ctpa_vqgan.data.patches import GridPatches, RandomPatchDataset
-from ctpa_vqgan.data.unreadable import Unreadable, from_texts
+from ctpa_vqgan.data.unreadable import Unreadable, case_key, from_texts
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.handlers.tensorboard import TensorBoardLog
 from ctpa_vqgan.progress import say
@@ -50,7 +50,7 @@ class Quarantine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Leave these cases out from now on; loader processes started later know them too."""
-        paths = {case["image"] for case in self.dataset.cases}
+        paths = {case_key(case) for case in self.dataset.cases}
         for case in (Unreadable(*entry) for entry in state["cases"]):
             if case.path in paths:
                 self.cases[case.path] = self.dataset.unreadable[case.path] = case

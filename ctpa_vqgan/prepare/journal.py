@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ctpa_vqgan.data.cases import JOURNAL
+from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.prepare.sources import Source
 
-NAME = "sources.jsonl"
 HEADER = {"private": "names sources, which may identify patients: do not share; no later step reads this file"}
 Record = dict[str, Any]
 
@@ -24,7 +25,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.path = folder / JOURNAL
         self.records: dict[tuple[str, str], Record] = {}
         for record in _lines(self.path):
             self.records[record["source"], record["series"]] = record
@@ -39,6 +40,13 @@ class Journal:
 
     def add(self, record: Record) -> None:
         """Remember a case, on disk before this returns."""
+        try:
+            self._append(record)
+        except OSError as error:
+            raise UserError(f"{self.path}: could not be written ({error.strerror}); free some space") from error
+        self.records[record["source"], record["series"]] = record
+
+    def _append(self, record: Record) -> None:
         new = not self.path.exists()
         with self.path.open("ab+") as file:
             if new:
@@ -50,7 +58,6 @@ class Journal:
             file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())
-        self.records[record["source"], record["series"]] = record
 
     def drop(self, keys: list[tuple[str, str]]) -> None:
         """Forget sources; the caller rewrites the file by :meth:`text`."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +49,7 @@ def map_safely(function: Callable[[T], Any], items: Sequence[T], workers: int) -
 def _run(function: Callable[[T], Any], queue: list[T], most: int) -> Iterator[tuple[T, Any]]:
     """Empty the queue from its end; returns the items that were at work when a process died."""
     # spawned: a fork of a process that holds threads may hang
-    pool = ProcessPoolExecutor(most, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c)
+    pool = ProcessPoolExecutor(most, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     at_work: dict[Future, T] = {}
     try:
         while queue or at_work:
@@ -62,9 +66,28 @@ def _run(function: Callable[[T], Any], queue: list[T], most: int) -> Iterator[tu
                 yield at_work.pop(future), future.result()
         return []
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)  # what is being written is finished first
+        with _no_ctrl_c():  # a second one would leave the pool half shut, and that waits for ever
+            pool.shutdown(wait=True, cancel_futures=True)  # what is being written is finished first
 
 
-def _leave_ctrl_c() -> None:
-    """Ctrl-C reaches every process of a terminal; the one that handed out the work deals with it."""
+@contextlib.contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _begin() -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the parent; and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

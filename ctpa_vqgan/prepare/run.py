@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ctpa_vqgan.data.cases import DATALIST
 from ctpa_vqgan.data.checks.rules import Finding, refuse
 from ctpa_vqgan.data.walk import Found, find_volumes
 from ctpa_vqgan.errors import BadVolume, UserError
@@ -30,11 +31,10 @@ from ctpa_vqgan.prepare.split import TRAINING, VALIDATION, Patients, patient_key
 from ctpa_vqgan.prepare.thumbnails import save_thumbnails
 from ctpa_vqgan.progress import progress_bar, say
 
-DATALIST = "dataset.json"
 PRIVATE = "names sources, which may identify patients: do not share; no later step reads this file"
 MAX_WORKERS = 8
 # what report.json leaves to the files that hold it
-LEFT_OUT = ("sketch", "thumbnail", "stamp", "own_patient", "bytes")
+LEFT_OUT = ("sketch", "thumbnail", "stamp", "own_patient", "bytes", "container")
 
 logger = logging.getLogger(__name__)
 
@@ -123,31 +123,42 @@ def _alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def _workspace(folder: Path) -> Iterator[Path]:
     """A folder for half-written files, emptied before and after: a kill may have left one."""
-    work = folder / ".work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    root = folder / ".work"
+    shutil.rmtree(root, ignore_errors=True)
+    work = root / str(os.getpid())
+    try:
+        work.mkdir(parents=True)
+        (folder / "volumes").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error}); choose another --output") from error
     try:
         yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _look(inputs: Sequence[str | os.PathLike], folder: Path, work: Path) -> Found:
     with progress_bar(None, "DICOM headers", leave=False) as bar:
-        found = find_volumes(inputs, lambda: Path(tempfile.mkdtemp(dir=work)), leave_out=folder, progress=bar.update)
+        found = find_volumes(
+            inputs, lambda: Path(tempfile.mkdtemp(dir=work)), leave_out=folder, take_prepared=False, progress=bar.update
+        )
     if not (found.volumes or found.series or found.refused):
         others = ", ".join(f"{number} {suffix}" for suffix, number in found.ignored.most_common(5)) or "no files"
         raise UserError(
             f"{', '.join(map(str, inputs))}: holds no CT volume; expected NIfTI, NRRD, MetaImage or DICOM, found "
             f"{others}"
         )
+    for error in found.refused:
+        _say_refused(_refusal(error, found))
+    if found.ignored:
+        others = ", ".join(f"{number} {suffix}" for suffix, number in found.ignored.most_common())
+        say(f"passed over, by suffix: {others}")
     return found
 
 
 def _convert_all(
     todo: list[Source], found: Found, journal: Journal, result: Prepared, folder: Path, work: Path, workers: int
 ) -> None:
-    (folder / "volumes").mkdir(exist_ok=True)
     jobs = [(source, str(work / f"{number}.nii")) for number, source in enumerate(todo)]
     with progress_bar(len(jobs), "prepare", show=bool(jobs)) as bar:
         for (source, target), outcome in map_safely(convert, jobs, workers):
@@ -158,15 +169,30 @@ def _convert_all(
             if isinstance(outcome, BadVolume):
                 refusal = _refusal(outcome, found, source)
                 result.refused.append(refusal)
-                say(f"refused {refusal['source']}: [{refusal['rule']}] {refusal['found']}")
+                _say_refused(refusal)
                 journal.drop([source.key])
             else:
+                journal.drop(_moved(outcome["sha256"], journal, folder))
                 case = _case_id(outcome["sha256"], source, journal)
-                record = {"case": case, "file": f"volumes/{case}.nii", **outcome}
+                container = str(found.archive(source.files[0] if source.series else source.files) or source.name)
+                record = {"case": case, "file": f"volumes/{case}.nii", "container": container, **outcome}
                 os.replace(target, folder / record["file"])
                 journal.add(record)
             if old and old["file"] not in {record["file"] for record in journal.records.values()}:
                 (folder / old["file"]).unlink(missing_ok=True)  # the source has changed since
+
+
+def _say_refused(refusal: dict[str, str]) -> None:
+    say(" ".join(f"refused {refusal['source']}: [{refusal['rule']}] {refusal['found']}".split()))
+
+
+def _moved(content: str, journal: Journal, folder: Path) -> list[tuple[str, str]]:
+    """Sources of the same content that are no longer where they were: the new one takes their case over."""
+    return [
+        key
+        for key, record in journal.records.items()
+        if record["sha256"] == content and not os.path.lexists(record["container"])
+    ]
 
 
 def _case_id(content: str, source: Source, journal: Journal) -> str:
@@ -196,8 +222,13 @@ def _refusal(error: BadVolume, found: Found, source: Source | None = None) -> di
 
 def _cases(journal: Journal, folder: Path, names: Patients, val_fraction: float, seed: int) -> list[Record]:
     """Records of all cases whose volumes are there, with patient, side and shared voxels, ordered by case id."""
-    gone = [key for key, record in journal.records.items() if not (folder / record["file"]).is_file()]
+    gone = [key for key, record in journal.records.items() if not _is_whole(folder / record["file"], record["bytes"])]
+    for key in gone:
+        say(f"{journal.records[key]['file']}: gone or damaged, so its case is left out; prepare {key[0]} again")
     journal.drop(gone)
+    known = {folder / record["file"] for record in journal.records.values()}
+    if strangers := sum(path not in known for path in (folder / "volumes").iterdir()):
+        say(f"{folder / 'volumes'}: {strangers} files there belong to no case; they are left alone")
     write_whole(journal.path, journal.text())
     records = sorted((dict(record) for record in journal.records.values()), key=lambda record: record["case"])
     for record in records:
@@ -213,6 +244,10 @@ def _cases(journal: Journal, folder: Path, names: Patients, val_fraction: float,
     if sentence := warn_of_one_patient(records):
         say(sentence)
     return records
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _before(records: list[Record], folder: Path, val_fraction: float, seed: int) -> dict[str, str]:
@@ -231,8 +266,8 @@ def _warn_of_shared_voxels(records: list[Record]) -> None:
     by_case = {record["case"]: record for record in records}
     for first, second, share in find_pairs({record["case"]: record["sketch"] for record in records}):
         a, b = by_case[first], by_case[second]
-        if a["patient"] == b["patient"]:
-            continue
+        if a["patient"] == b["patient"] and a["sha256"] != b["sha256"]:
+            continue  # the user, or DICOM, says that they belong together
         apart = "; one is for training, one for validation" if a["split"] != b["split"] else ""
         for one, other in ((a, b), (b, a)):
             finding = Finding("shared-voxels", f"about {share:.0%} of the voxels of {other['case']}{apart}")
@@ -255,7 +290,8 @@ def _write(result: Prepared, found: Found, folder: Path, settings: dict[str, Any
         "settings": settings,
     }
     write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
-    write_whole(folder / "report.md", render_report(accepted, result.refused, result.skipped, facts, settings))
+    told = settings | ({"passed over, by suffix": dict(found.ignored)} if found.ignored else {})
+    write_whole(folder / "report.md", render_report(accepted, result.refused, result.skipped, facts, told))
     write_whole(folder / "fingerprint.json", json.dumps(facts, indent=1) + "\n")
     keys = {"image": "file", "shape": "shape", "spacing_mm": "spacing_mm", "sha256": "sha256"}
     parts = {

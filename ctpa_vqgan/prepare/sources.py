@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ctpa_vqgan.data.walk import Found
 
@@ -40,7 +42,7 @@ class Source:
 def list_sources(found: Found) -> list[Source]:
     """The sources of all that was found, ordered by name."""
     sources = [
-        Source(found.shown(path), str(path), FORMATS[path.suffix.lower()], "", _stamp([path], found))
+        Source(found.shown(path), str(path), FORMATS[path.suffix.lower()], "", _stamp(_parts(path), found))
         for path in found.volumes
     ]
     several: Counter = Counter()
@@ -52,10 +54,17 @@ def list_sources(found: Found) -> list[Source]:
     return sorted(sources, key=lambda source: source.key)
 
 
+def _parts(path: Path) -> list[Path]:
+    """The file, and what may hold its voxels: ``.raw`` or ``.zraw`` beside a ``.mhd``."""
+    return (
+        [path, *sorted(path.parent.glob(f"{glob.escape(path.stem)}.*raw"))] if path.suffix.lower() == ".mhd" else [path]
+    )
+
+
 def _stamp(files: Sequence[str | os.PathLike], found: Found) -> str:
     """Names, sizes and times; of an unpacked archive the archive's time, as unpacking may set a new one."""
     digest = hashlib.sha256()
     for file in files:
         time = os.stat(found.archive(file) or file).st_mtime_ns
-        digest.update(f"{found.shown(file)}\0{os.stat(file).st_size}\0{time}\n".encode())
+        digest.update(os.fsencode(f"{found.shown(file)}\0{os.stat(file).st_size}\0{time}\n"))
     return digest.hexdigest()[:32]

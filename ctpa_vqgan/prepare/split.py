@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,11 +76,16 @@ class Patients:
             return
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file; --patients takes a CSV with the columns file and patient")
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as text ({error}); save it as CSV in UTF-8") from error
+        with io.StringIO(text, newline="") as file:
             reader = csv.DictReader(file)
             if not {"file", "patient"} <= set(reader.fieldnames or []):
                 found = ", ".join(reader.fieldnames or []) or "nothing"
-                raise UserError(f"{path}: expected the columns file and patient in its first line, found {found}")
+                expected = "the columns file and patient in its first line, separated by a comma"
+                raise UserError(f"{path}: expected {expected}, found {found}")
             for row in reader:
                 name, patient = (row["file"] or "").strip(), (row["patient"] or "").strip()
                 if name and patient and self.names.setdefault(name, patient) != patient:

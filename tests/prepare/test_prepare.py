@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from ctpa_vqgan.__main__ import main
+from ctpa_vqgan.data import training_cases
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.prepare import prepare
 
@@ -262,3 +263,72 @@ def test_nifti_is_prepared_without_itk(hospital, tmp_path):
         "sys.exit(any(name == 'itk' or name.startswith('itk.') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
+
+
+# -- odd disks ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_to_the_same_folder_brings_no_second_case(hospital, tmp_path):
+    (tmp_path / "link").symlink_to(hospital)
+    prepare([hospital], tmp_path / "out", workers=0)
+    again = prepare([tmp_path / "link", hospital], tmp_path / "out", workers=0)
+    assert len(again.accepted) == 3
+
+
+def test_data_that_moved_keep_their_cases(hospital, tmp_path):
+    before = prepare([hospital], tmp_path / "out", workers=0)
+    hospital.rename(tmp_path / "elsewhere")
+    after = prepare([tmp_path / "elsewhere"], tmp_path / "out", workers=0)
+    assert [record["case"] for record in after.accepted] == [record["case"] for record in before.accepted]
+
+
+def test_a_scan_that_is_there_twice_is_warned_about(hospital, tmp_path):
+    shutil.copy(hospital / "DOE^JOHN 0/ct.nii.gz", hospital / "again.nii.gz")
+    result = prepare([hospital], tmp_path / "out", workers=0)
+    warned = [record for record in result.accepted if "shared-voxels" in {w["rule"] for w in record["warnings"]}]
+    assert {Path(record["source"]).name for record in warned} == {"ct.nii.gz", "again.nii.gz"}
+
+
+def test_an_archive_in_an_archive_keeps_its_case(hospital, tmp_path):
+    with tarfile.open(tmp_path / "inner.tar", "w") as content:
+        content.add(hospital / "DOE^JOHN 0/ct.nii.gz", "ct.nii.gz")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as content:
+        content.write(tmp_path / "inner.tar", "inner.tar")
+    for _ in range(2):
+        [record] = prepare([tmp_path / "outer.zip"], tmp_path / "out", workers=0).accepted
+        assert record["source"] == str(tmp_path / "outer.zip/inner.tar/ct.nii.gz")
+
+
+def test_what_is_prepared_is_no_input(hospital, tmp_path):
+    prepare([hospital], hospital / "first", workers=0)
+    second = prepare([hospital], hospital / "second", workers=0)
+    assert len(second.accepted) == 3
+    assert {entry["why"].split(";")[0] for entry in second.skipped} == {"prepared already"}
+
+
+def test_a_prepared_volume_that_is_cut_is_left_out_and_made_again(hospital, tmp_path, capsys):
+    first = prepare([hospital], tmp_path / "out", workers=0).accepted[0]
+    os.truncate(tmp_path / "out" / first["file"], 1000)
+    prepare([hospital / "mask.nii.gz"], tmp_path / "out", workers=0)
+    assert "gone or damaged" in capsys.readouterr().err
+    assert sum(map(len, datalist(tmp_path / "out").values())) == 2
+    assert len(prepare([hospital], tmp_path / "out", workers=0).accepted) == 3
+
+
+def test_names_of_old_disks_and_dead_links_stop_nothing(hospital, tmp_path):
+    (hospital / "gone.nii").symlink_to("nowhere.nii")
+    old = os.fsdecode(b"M\xfcller $1 \n.nii.gz")
+    (hospital / "mask.nii.gz").rename(hospital / old)
+    (hospital / "empty.zip").touch()
+    os.mkfifo(hospital / "pipe.zip")
+    result = prepare([hospital], tmp_path / "out", workers=0)
+    assert len(result.accepted) == 3
+    assert sorted(entry["rule"] for entry in result.refused) == ["hu-mask", *["unreadable"] * 3]
+    assert "M\\udcfcller" in (tmp_path / "out/report.md").read_text()
+
+
+def test_training_refuses_a_data_set_that_is_not_finished(hospital, tmp_path):
+    prepare([hospital], tmp_path / "out", workers=0)
+    (tmp_path / "out/dataset.json").unlink()
+    with pytest.raises(UserError, match="prepare did not finish here"):
+        training_cases(tmp_path / "out")

@@ -66,6 +66,13 @@ class Histogram:
         """Like :meth:`count`, as a share of all voxels that are not scanner padding."""
         return self.count(low, high) / max(self.total - self.count(-(2**15), PADDING_BELOW_HU), 1)
 
+    def scattered(self, low: int, high: int) -> float:
+        """Share of all voxels from ``low`` to below ``high`` without the commonest values.
+
+        Padding, which may be shifted too, is one value or two; air is noise of many.
+        """
+        return float(np.sort(self.counts[low + 2**15 : high + 2**15])[:-PADDING_VALUES].sum() / self.total)
+
     def values(self) -> np.ndarray:
         """The values that occur, in order."""
         return np.flatnonzero(self.counts) - 2**15
@@ -85,11 +92,9 @@ def _check_values(histogram: Histogram, path: str | os.PathLike, fractions: bool
         raise refuse("hu-8bit", path, f"values from {spread}")
     soft_low, soft_high = SOFT_TISSUE_HU
     share = histogram.share(soft_low + OFFSET, soft_high + OFFSET)
-    if share >= MIN_SHIFTED and histogram.share(PADDING_BELOW_HU + 1, AIR_BELOW_HU) < MAX_AIR_OF_OFFSET:
+    if share >= MIN_SHIFTED and histogram.scattered(PADDING_BELOW_HU, AIR_BELOW_HU) < MAX_AIR_OF_OFFSET:
         raise refuse("hu-offset", path, f"{share:.0%} of the voxels where soft tissue plus {OFFSET} would lie")
-    # padding is one value or two, air that was shifted is noise of many
-    below = np.sort(histogram.counts[-2200 + 2**15 : PADDING_BELOW_HU + 2**15])
-    if (share := below[:-PADDING_VALUES].sum() / histogram.total) >= MIN_SHIFTED:
+    if (share := histogram.scattered(-2200, PADDING_BELOW_HU)) >= MIN_SHIFTED:
         raise refuse("hu-double-intercept", path, f"{share:.0%} of the voxels scattered around {-1000 - OFFSET}")
     physical = values[values > PADDING_BELOW_HU]
     soft = histogram.share(soft_low, soft_high)
