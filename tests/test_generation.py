@@ -1,5 +1,11 @@
 """The door to generation: MONAI's own diffusion and transformer inferers take the network as their first stage."""
 
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +14,9 @@ from monai.networks.nets import DecoderOnlyTransformer, DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from monai.utils import Ordering
 
+from ctpa_vqgan.data.projection import project_xray
 from ctpa_vqgan.networks import VQGAN, VectorQuantizer
+from ctpa_vqgan.tokens import EncodedVolume
 
 GRID = (8, 8, 4)
 NUM_CODES, LENGTH = 32, 4
@@ -148,3 +156,63 @@ def test_a_transformer_that_knows_the_truth_samples_the_reconstruction(order, ne
     begin = torch.full((2, 1), NUM_CODES)
     sample = VQVAETransformerInferer().sample(grid, begin, network, Knowing(), ordering, verbose=False)
     torch.testing.assert_close(sample, network(images))
+
+
+# -- the tutorial ------------------------------------------------------------------------------------------------------
+
+TUTORIAL = Path(__file__).parents[1] / "docs/tutorials/latent_diffusion.py"
+
+
+@pytest.fixture(scope="module")
+def tutorial():
+    return runpy.run_path(str(TUTORIAL))
+
+
+@pytest.fixture(scope="module")
+def finished(tutorial, tmp_path_factory):
+    """Where the tutorial has run with two steps of training on one phantom, the other held out."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    tutorial["main"](str(folder), steps=2, volumes=2)
+    return folder
+
+
+def test_the_tutorial_has_at_most_120_lines():
+    assert len(TUTORIAL.read_text().splitlines()) <= 120
+
+
+def test_the_tutorial_samples_a_ct_on_the_grid_of_the_held_out_one(finished):
+    truth = nib.load(finished / "phantoms/phantom_01.nii.gz")
+    sampled = nib.load(finished / "sampled_decoded.nii.gz")
+    assert (sampled.shape, sampled.get_data_dtype()) == (truth.shape, np.int16)
+    np.testing.assert_allclose(sampled.affine, truth.affine)
+    hu = np.asarray(sampled.dataobj)
+    assert -1000 <= hu.min() < hu.max() <= 1000
+
+
+def test_the_tutorials_sample_is_a_code_file_of_its_tokenizer(finished):
+    sampled, truth = (EncodedVolume.load(finished / name) for name in ("sampled.npz", "codes/phantom_01.npz"))
+    assert sampled.network == truth.network
+    assert sampled.codes.shape == truth.codes.shape
+    assert (sampled.codes != truth.codes).any()
+
+
+def test_the_tutorial_draws_its_picture(finished):
+    image = plt.imread(finished / "xray_to_ct.png")
+    assert image.shape[0] > 300 and image.std() > 0.1
+
+
+def test_the_tutorials_condition_of_a_crop_is_the_crop_of_the_condition(tutorial):
+    """A crop learns from the same rays that it will be sampled for."""
+    xray = np.random.default_rng(0).random((48, 64), np.float32)
+    whole = tutorial["condition"](xray)
+    assert whole.shape == (17, 16, 16, 12)
+    crop = tutorial["condition"](xray, (3, 1, 4), (8, 5, 8))
+    assert torch.equal(crop, whole[:, 3:11, 1:6, 4:12])
+
+
+def test_the_tutorials_condition_lies_over_its_voxels(tutorial):
+    """The latent above a bright voxel sees it, and no other does."""
+    volume = np.full(tutorial["SIZE"], -1000, np.int16)
+    volume[21, 30, 9] = 1000
+    seen = tutorial["condition"](project_xray(volume, (1, 1, 1), normalize=True))[:16] > 0
+    assert seen.any(0).nonzero().tolist() == [[21 // 4, y, 9 // 4] for y in range(16)]

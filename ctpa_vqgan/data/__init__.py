@@ -14,6 +14,7 @@ _HOMES = {
     "loader": ["patch_loader"],
     "patches": ["GridPatches", "RandomPatchDataset", "grid_windows", "patch_dataset"],
     "prepared": ["is_prepared", "map_prepared", "prepared_shape", "write_prepared"],
+    "projection": ["project_xray", "xray_along_grid"],
     "reader": ["CTReader", "save_like"],
     "transforms": ["ToHUd", "load_volume", "prepare_patch", "prepare_volume", "scale_hu_", "to_hu", "window_hu"],
     "volumes": ["case_name", "read_volume"],

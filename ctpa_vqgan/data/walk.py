@@ -56,7 +56,7 @@ class Found:
 
 def find_volumes(
     inputs: Sequence[str | os.PathLike],
-    unpack_to: Callable[[], Path],
+    unpack_to: Callable[[], str | Path],
     leave_out: Path | None = None,
     take_prepared: bool = True,
     progress: Callable[[int], None] | None = None,
@@ -106,7 +106,7 @@ def find_volumes(
     return found
 
 
-def _files(paths: Sequence[Path], found: Found, unpack_to: Callable[[], Path]) -> Iterator[tuple[Path, bool]]:
+def _files(paths: Sequence[Path], found: Found, unpack_to: Callable[[], str | Path]) -> Iterator[tuple[Path, bool]]:
     """Every file below the paths, and whether it was named itself."""
 
     def closed(error: OSError) -> None:
@@ -123,7 +123,7 @@ def _files(paths: Sequence[Path], found: Found, unpack_to: Callable[[], Path]) -
             yield from _one(path, True, found, unpack_to)
 
 
-def _one(path: Path, named: bool, found: Found, unpack_to: Callable[[], Path]) -> Iterator[tuple[Path, bool]]:
+def _one(path: Path, named: bool, found: Found, unpack_to: Callable[[], str | Path]) -> Iterator[tuple[Path, bool]]:
     if path.is_file():
         path = path.resolve()
     elif not is_volume_file(path) and not is_archive(path):
@@ -131,7 +131,7 @@ def _one(path: Path, named: bool, found: Found, unpack_to: Callable[[], Path]) -
     if not (is_archive(path) and path.is_file()):
         yield path, named
         return
-    folder = unpack_to()
+    folder = Path(unpack_to())
     found.unpacked[folder] = path
     try:
         unpack(path, folder)

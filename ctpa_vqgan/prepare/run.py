@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -139,9 +140,8 @@ def _workspace(folder: Path) -> Iterator[Path]:
 
 def _look(inputs: Sequence[str | os.PathLike], folder: Path, work: Path) -> Found:
     with progress_bar(None, "DICOM headers", leave=False) as bar:
-        found = find_volumes(
-            inputs, lambda: Path(tempfile.mkdtemp(dir=work)), leave_out=folder, take_prepared=False, progress=bar.update
-        )
+        unpack_to = functools.partial(tempfile.mkdtemp, dir=work)
+        found = find_volumes(inputs, unpack_to, leave_out=folder, take_prepared=False, progress=bar.update)
     if not (found.volumes or found.series or found.refused):
         others = ", ".join(f"{number} {suffix}" for suffix, number in found.ignored.most_common(5)) or "no files"
         raise UserError(

@@ -1,11 +1,10 @@
 """From an X-ray to a CT by latent diffusion on tokens: the whole way at the smallest size, explained in the .md beside.
 
 Correct, not good: tiny networks, minutes of training, blurred pictures. Needs einops, as MONAI's diffusion networks do.
+X Y Z voxels towards patient Right, Anterior, Superior; E embedding; h w d latent positions (h = X / 4).
 """
 
-# X Y Z voxels towards patient Right, Anterior, Superior; E embedding; h w d latent positions (h = X / factor)
-
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +17,6 @@ from monai.inferers import DiffusionInferer
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import RFlowScheduler
 from monai.transforms import RandSpatialCrop
-from torch.utils.data import DataLoader
 
 from ctpa_vqgan.data import find_cases, prepare_volume
 from ctpa_vqgan.data.phantom import write_phantom_dataset
@@ -63,15 +61,14 @@ def train_diffusion(data: CodesDataset, xrays: dict, steps: int) -> DiffusionMod
     channels = len(data.statistics.mean)
     unet = DiffusionModelUNet(3, channels + 17, channels, num_head_channels=32, **shape)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
-    loader = DataLoader(data, batch_size=3, shuffle=True)
+    loader = torch.utils.data.DataLoader(data, batch_size=3, shuffle=True)
     for epoch in range(-(-steps // len(loader))):
         data.set_epoch(epoch)  # draws other crops
         for batch in loader:
             places = zip(batch["case"], batch["position"].tolist())
             given = torch.stack([condition(xrays[case], position, data.crop) for case, position in places])
             latents, noise = batch["latents"], torch.randn_like(batch["latents"])
-            times = FLOW.sample_timesteps(latents)
-            flow = DiffusionInferer(FLOW)(latents, unet, noise, times, condition=given, mode="concat")
+            flow = DiffusionInferer(FLOW)(latents, unet, noise, FLOW.sample_timesteps(latents), given, "concat")
             optimizer.zero_grad()
             F.mse_loss(flow, latents - noise).backward()
             optimizer.step()
@@ -83,13 +80,13 @@ def sample(unet: DiffusionModelUNet, data: CodesDataset, xray: np.ndarray) -> to
     given = condition(xray)[None]
     noise = torch.randn(1, len(data.statistics.mean), *given.shape[2:])
     FLOW.set_timesteps(20)
-    latents = DiffusionInferer(FLOW).sample(noise, unet, conditioning=given, mode="concat", verbose=False)
-    return data.statistics.restore(latents)
+    return data.statistics.restore(DiffusionInferer(FLOW).sample(noise, unet, conditioning=given, mode="concat"))
 
 
 def main(output: str, steps: int = 300, volumes: int = 7) -> None:
     """Train both stages on all phantoms but the last, then ask for the last one's CT by its X-ray."""
-    output, _ = Path(output), torch.manual_seed(0)
+    torch.manual_seed(0)
+    output = Path(output)
     write_phantom_dataset(output / "phantoms", volumes, SIZE, SPACING_MM)
     cases = find_cases(output / "phantoms")
     items = {case["case"]: prepare_volume(HU_WINDOW)(case) for case in cases}
@@ -97,26 +94,23 @@ def main(output: str, steps: int = 300, volumes: int = 7) -> None:
     *training, held_out = items
     network = train_tokenizer([items[name]["image"].as_tensor() for name in training], steps)
     encode_cases(cases, network, output / "codes", HU_WINDOW)
-
     data = CodesDataset([output / f"codes/{name}.npz" for name in training], CROP, latents=True, embed=network)
     unet = train_diffusion(data, xrays, steps)
     codes = network.quantizer.quantize(sample(unet, data, xrays[held_out]))[0].numpy()
-    truth = EncodedVolume.load(output / f"codes/{held_out}.npz")
-    dataclasses.replace(truth, codes=codes).save(output / "sampled.npz")  # on the grid of the true CT
+    truth = EncodedVolume.load(output / f"codes/{held_out}.npz")  # lends its grid, and nothing else
+    replace(truth, codes=codes).save(output / "sampled.npz")
     for file in ("sampled.npz", f"codes/{held_out}.npz"):
         decode_files(output / file, network, output)
-
-    paths = {"sampled from it": output / "sampled_decoded.nii.gz", "true CT": output / f"phantoms/{held_out}.nii.gz"}
-    draw(xrays[held_out], {**paths, "its tokens": output / f"{held_out}_decoded.nii.gz"}, output / "xray_to_ct.png")
+    files = {"sampled CT": "sampled_decoded", "true CT": f"phantoms/{held_out}", "its tokens": f"{held_out}_decoded"}
+    volumes = {name: nib.load(output / f"{file}.nii.gz").get_fdata() for name, file in files.items()}
+    draw(xrays[held_out], volumes, output / "xray_to_ct.png")
 
 
 def draw(xray: np.ndarray, volumes: dict, path: Path) -> None:
     """The X-ray and middle coronal slices, as one reads them: the patient's right on the left."""
-    panels = {"X-ray": xray}
-    for name, file in volumes.items():
-        panels[name] = nib.load(file).get_fdata()[:, SIZE[1] // 2].clip(-1000, 600).T[::-1, ::-1]
-    figure, axes = plt.subplots(1, len(panels), figsize=(16, 5), layout="constrained")
-    for ax, (name, image) in zip(axes, panels.items()):
+    slices = {name: hu[:, SIZE[1] // 2].clip(-1000, 600).T[::-1, ::-1] for name, hu in volumes.items()}
+    figure, axes = plt.subplots(1, 1 + len(slices), figsize=(16, 5), layout="constrained")
+    for ax, (name, image) in zip(axes, {"X-ray": xray, **slices}.items()):
         ax.imshow(image, cmap="gray", aspect=SPACING_MM[2] / SPACING_MM[0])
         ax.set_title(name)
     figure.savefig(path, dpi=80)

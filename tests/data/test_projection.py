@@ -62,7 +62,7 @@ def test_the_lateral_image_faces_left():
 
 
 def test_a_chest_looks_like_one(phantom):
-    """Lungs are darker than the mediastinum between them, and the heart lies on the image's right: the patient's left."""
+    """Lungs are darker than the mediastinum between them; the heart lies to the patient's left."""
     image = project_xray(phantom.volume, (7.5, 7.5, 9.0))
     heart = np.isin(phantom.labels, [LABELS["heart_blood"], LABELS["heart_wall"]])
     x = (heart.sum(axis=(1, 2)) * np.arange(48)).sum() / heart.sum()
