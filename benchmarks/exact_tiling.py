@@ -2,6 +2,7 @@
 
     python benchmarks/exact_tiling.py random [--codes 1000000] [--json FILE]
     python benchmarks/exact_tiling.py trained MODEL_DIR VOLUME [--json FILE] [--figure FILE]
+    python benchmarks/exact_tiling.py precisions MODEL_DIR VOLUME [--device cuda --size 256 256 128] [--json FILE]
 
 ``random``: networks of random architecture (factors 2 to 8 and mixed ones, every front end, 0 to 2 residual blocks),
 volumes of random size, tiles of random size and offset; in float64 on small volumes, then in float32 until there are so
@@ -9,6 +10,9 @@ many codes. Codes are drawn from the latents of noise, so that a small error wou
 
 ``trained``: the network of MODEL_DIR (``model.pt``, ``model.yaml``) on the middle of a CT. The GroupNorm network is the
 same one with its norms exchanged and trained a little more on that CT, given the same halo by force.
+
+``precisions``: the same network in each precision against float32 in one pass; bf16 takes long on a
+CPU without bf16 arithmetic.
 
 1000 HU are 1 on the network's scale. Gap: how much nearer the chosen code is than the whole volume's choice, as a share
 of the distance, at the worst code that differs. HU: all voxels of the volume decoded from the same codes, or, for
@@ -34,6 +38,7 @@ from ctpa_vqgan.data import to_hu
 from ctpa_vqgan.data.transforms import prepare_volume
 from ctpa_vqgan.handlers import load_weights
 from ctpa_vqgan.inferers import ExactTileInferer, VQGANInferer, latent_grid
+from ctpa_vqgan.inferers.precision import numerics
 from ctpa_vqgan.inferers.sliding import pad_to_multiple
 from ctpa_vqgan.networks import VQGAN, Halo
 from ctpa_vqgan.provenance import facts
@@ -130,15 +135,17 @@ def total(rows: list[dict[str, float]]) -> dict[str, float]:
     return {key: (sum if key in ("codes", "different") else max)(row[key] for row in rows) for key in rows[0]}
 
 
-def random_campaign(cases: Iterator[int], voxels: float, dtype: torch.dtype, num_codes: float) -> dict[str, float]:
-    """Random cases until there are so many codes; the seed of a case is its number."""
+def random_campaign(
+    seeds: Iterator[int], voxels: float, dtype: torch.dtype, num_codes: float, num_cases: int = 12
+) -> dict[str, float]:
+    """Random cases until there are so many of them and so many codes."""
     rows: list[dict[str, float]] = []
-    for seed in cases:
+    for seed in seeds:
         network, volume, tiles = random_case(np.random.default_rng(seed), voxels)
         network, volume = network.to(dtype), volume.to(dtype)
         rows.append(compare(network, volume, tiles, whole(network, volume)))
         print(f"  {seed}: {network.factor}, {tuple(volume.shape[2:])}, {rows[-1]}", flush=True)
-        if sum(row["codes"] for row in rows) >= num_codes:
+        if sum(row["codes"] for row in rows) >= num_codes and len(rows) >= num_cases:
             break
     return {"cases": len(rows), **total(rows)}
 
@@ -179,7 +186,8 @@ def with_group_norm(network: VQGAN, volume: torch.Tensor, steps: int, patch: int
     torch.manual_seed(0)
     group = ForcedHalo(**{**_settings(network.config), "norm": "group"})
     group.load_state_dict(network.state_dict(), strict=False)
-    optimizer = torch.optim.AdamW(group.parameters(), lr=5e-4)
+    optimizer = torch.optim.AdamW(group.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = np.random.default_rng(0)
     group.quantizer.eval()
     for _ in range(steps):
@@ -190,6 +198,7 @@ def with_group_norm(network: VQGAN, volume: torch.Tensor, steps: int, patch: int
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
     print(f"  GroupNorm network: L1 {float((result.reconstruction - x).abs().mean()) * HU:.1f} HU at the last step")
     return group.eval()
 
@@ -258,7 +267,6 @@ def trained_rows(name: str, network: VQGAN, volume: torch.Tensor, window: int) -
 def main() -> None:
     """Read the arguments and print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
     parts = parser.add_subparsers(dest="part", required=True)
     random = parts.add_parser("random")
     random.add_argument("--codes", type=float, default=1e6, help="in float32")
@@ -268,10 +276,17 @@ def main() -> None:
     trained.add_argument("volume", type=Path)
     trained.add_argument("--size", type=int, nargs=3, default=(254, 250, 101), help="middle of the CT, in voxels")
     trained.add_argument("--window", type=int, default=64, help="side of tiles and windows")
-    trained.add_argument("--steps", type=int, default=150, help="of training with GroupNorm")
+    trained.add_argument("--steps", type=int, default=300, help="of training with GroupNorm")
     trained.add_argument("--figure", type=Path)
+    precisions = parts.add_parser("precisions")
+    precisions.add_argument("model", type=Path)
+    precisions.add_argument("volume", type=Path)
+    precisions.add_argument("--size", type=int, nargs=3, default=(32, 32, 32), help="middle of the CT, in voxels")
+    precisions.add_argument("--device", default="cpu")
+    for part in (random, trained, precisions):
+        part.add_argument("--json", type=Path)
     options = parser.parse_args()
-    result = run_random(options) if options.part == "random" else run_trained(options)
+    result = {"random": run_random, "trained": run_trained, "precisions": run_precisions}[options.part](options)
     if options.json:
         known = json.loads(options.json.read_text()) if options.json.is_file() else {}
         options.json.write_text(json.dumps({**known, options.part: {**result, **facts()}}, indent=1) + "\n")
@@ -306,6 +321,23 @@ def run_trained(options: argparse.Namespace) -> dict:
     return {"volume": options.volume.name, "size": list(volume.shape[2:]), "rows": rows}
 
 
+def run_precisions(options: argparse.Namespace) -> dict:
+    """Every precision that the device has."""
+    network, hu_window = load_network(options.model)
+    volume = prepare_volume(hu_window)({"image": str(options.volume)})["image"].as_tensor()
+    network, volume = network.to(options.device), middle_of(volume, options.size).to(options.device)
+    with torch.no_grad(), numerics("float32", options.device.split(":")[0]):
+        reference = whole(network, volume)
+    rows = []
+    for precision in ("float32", *(["tf32"] if volume.is_cuda else []), "bf16"):
+        rows.append(
+            {"precision": precision, **compare(network, volume, ExactTileInferer(precision=precision), reference)}
+        )
+        rows[-1]["share_different"] = rows[-1]["different"] / rows[-1]["codes"]
+        print(rows[-1], flush=True)
+    return {"volume": options.volume.name, "size": list(volume.shape[2:]), "rows": rows}
+
+
 # -- the figure --------------------------------------------------------------------------------------------------------
 
 
@@ -328,10 +360,13 @@ def draw(path: Path, volume: torch.Tensor, rms: dict, group: dict, hu_window: li
         axis.imshow(plane(to_hu(values, hu_window)), **grey)
         axis.set_title(title)
     for row, (name, shown) in zip(axes, (("RMSNorm", rms), ("GroupNorm", group))):
-        for axis, kind, title in zip(row[1:], ("tiles", "gaussian"), ("tiles with halo", "Gaussian windows")):
+        ways = (f"tiles of {window} with halo", f"Gaussian windows of {window}")
+        for axis, kind, way in zip(row[1:], ("tiles", "gaussian"), ways):
             off = (plane(shown[kind]) - plane(shown["whole"])) * HU
             picture = axis.imshow(np.abs(off).clip(1e-4), cmap="magma", norm=norm)
-            axis.set_title(f"{name}, {title} of {window}: rms {np.sqrt((off**2).mean()):.2g} HU in this slice")
+            axis.set_title(
+                f"{name}, {way}\nin this slice {np.sqrt((off**2).mean()):.2g} HU rms, {np.abs(off).max():.2g} at most"
+            )
     figure.colorbar(picture, ax=axes[:, 1:], label="|tile by tile - one pass over the whole|, HU", shrink=0.8)
     for axis in axes.flat:
         axis.axis("off")

@@ -7,7 +7,8 @@ codes to int16 HU in another file; codes are kept in memory. Each size runs in a
 is given, then 128 x 128 in plane at each of the lengths.
 
 Memory is RssAnon of /proc/self/status, which leaves mapped files out, sampled every 2 ms, above what it was before the
-first tile (imports and weights are in there).
+first tile (imports and weights are in there). Seconds are those of the clock and those of the processor: the latter
+count where other work shares the machine.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 MIB = 2**20
+TINY = {"channels": [16, 32], "num_embeddings": 512, "embedding_dim": 4}
 
 
 class AnonymousMemory(threading.Thread):
@@ -54,7 +56,7 @@ def rss_anon() -> int:
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
-def measure(size: list[int], folder: Path, network: dict, tiles: dict) -> dict[str, float]:
+def measure(folder: Path, size: list[int], network: dict = TINY, tiles: dict | None = None) -> dict[str, float]:
     """Encode and decode in this process."""
     import torch
 
@@ -67,22 +69,22 @@ def measure(size: list[int], folder: Path, network: dict, tiles: dict) -> dict[s
     network = VQGAN(**network).eval()
     hu = write_noise(folder / "hu.raw", size)
     decoded = np.memmap(folder / "decoded.raw", np.int16, "w+", shape=tuple(size), order="F")
-    inferer = ExactTileInferer(**tiles, progress=True)
+    inferer = ExactTileInferer(**tiles or {}, progress=True)
     # the first tile loads libraries: that is no part of a volume's memory
     inferer(torch.zeros(1, 1, 16, 16, 16), network)
     result: dict[str, float] = {"voxels": int(np.prod(size))}
     with AnonymousMemory() as memory:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         codes = inferer.encode(
             hu[None, None], network, before=lambda tile: window({"image": tile})["image"].as_tensor()
         )
-        result |= {"encode_seconds": time.perf_counter() - began}
+        result |= {"encode_seconds": time.perf_counter() - began, "encode_cpu_seconds": time.process_time() - cpu}
     result |= {"encode_peak_mib": memory.above / MIB, "encode_left_mib": memory.left / MIB}
     result |= {"codes_mib": codes.nbytes / MIB}
     with AnonymousMemory() as memory:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         inferer.decode(codes, network, out=decoded[None, None], after=lambda tile: to_hu(tile, hu_window))
-        result |= {"decode_seconds": time.perf_counter() - began}
+        result |= {"decode_seconds": time.perf_counter() - began, "decode_cpu_seconds": time.process_time() - cpu}
     return result | {"decode_peak_mib": memory.above / MIB, "decode_left_mib": memory.left / MIB}
 
 
@@ -96,13 +98,11 @@ def write_noise(path: Path, size: list[int]) -> np.memmap:
     return np.memmap(path, np.int16, "r", shape=tuple(size), order="F")
 
 
-def in_process(size: list[int], tiles: dict, network: dict | None = None) -> dict[str, float]:
-    """:func:`measure` in a process of its own."""
-    network = network or {"channels": [16, 32], "num_embeddings": 512, "embedding_dim": 4}
+def in_process(*jobs: dict, **environment: str) -> list[dict[str, float]]:
+    """:func:`measure` for each of the jobs, one after the other in one process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        job = json.dumps({"size": list(size), "folder": folder, "network": network, "tiles": tiles})
-        command = [sys.executable, __file__, "--worker", job]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
+        command = [sys.executable, __file__, "--worker", json.dumps({"folder": folder, "jobs": jobs})]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment})
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -115,14 +115,14 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        job = json.loads(options.worker)
-        print(json.dumps(measure(job["size"], Path(job["folder"]), job["network"], job["tiles"])))
+        work = json.loads(options.worker)
+        print(json.dumps([measure(Path(work["folder"]), **job) for job in work["jobs"]]))
         return
     from ctpa_vqgan.provenance import facts
 
     rows = []
     for size in [tuple(options.size), *((128, 128, length) for length in options.lengths)]:
-        rows.append({"size": size, **in_process(size, {})})
+        rows.append({"size": size, **in_process({"size": size})[0]})
         print(" | ".join(f"{key} {value:.4g}" if key != "size" else str(value) for key, value in rows[-1].items()))
     if options.json:
         known = json.loads(options.json.read_text()) if options.json.is_file() else {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from ctpa_vqgan.progress import progress_bar
 
 Volume = TypeVar("Volume", torch.Tensor, np.ndarray)
 DEFAULT_TILE = (128, 128, 128)
+VOXELS_PER_RELEASE = 2**19  # after every large tile, but not after every tiny one: it costs milliseconds
 
 
 class ExactTileInferer(Inferer):
@@ -109,6 +111,9 @@ class ExactTileInferer(Inferer):
     ) -> Volume:
         """Volumes -> codes, each core quantized by itself: the same as quantizing all latents at once.
 
+        The nearest code is searched in float64: codes lie much closer to each other than to zero, and what float32
+        rounds off in the distances is more than tiles and volume differ by.
+
         Args:
             inputs: [B, C, H, W, D], a tensor or array; never copied as a whole.
             network: with a ``factor`` and a finite ``halo``.
@@ -138,7 +143,7 @@ class ExactTileInferer(Inferer):
             core = self._encode_tile(volume[number], tile, network, before)
             if latents is not None:
                 latents[(number, slice(None), *tile.core)] = core[0].to(latents)
-            codes[(number, *tile.core)] = self._run(network.quantizer.quantize, core)[0].to(codes)
+            codes[(number, *tile.core)] = self._run(network.quantizer.quantize, core.double())[0].to(codes)
         return codes if out is None else out
 
     @torch.no_grad()
@@ -201,9 +206,13 @@ class ExactTileInferer(Inferer):
         """(number of the volume, tile) one after the other, each volume by itself; behind a bar."""
         tiles = grid_tiles(grid, *self._core(task, network, grid))
         bar = progress_bar(batch * len(tiles), f"{task}, {self.precision}", leave=False, show=self.progress)
-        for place in itertools.product(range(batch), tiles):
-            yield place
-            release_freed()
+        computed = 0
+        for number, tile in itertools.product(range(batch), tiles):
+            yield number, tile
+            computed += math.prod(length(in_voxels(tile.around, network.factor)))
+            if computed >= VOXELS_PER_RELEASE:
+                release_freed()
+                computed = 0
             bar.update()
         bar.close()
 

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves
 from ctpa_vqgan.networks import VQGAN
 
 Run = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
-# Above what is counted: the allocator's gaps and rounding (a quarter), and what it and the libraries keep for
-# themselves (kernels made for each shape, thread pools).
-SLACK, RESERVE = 1.25, 48 * 2**20
+# Above what is counted: gaps that blocks of unlike sizes leave in the allocator's heap (up to 50 % were measured), and
+# what it and the libraries keep for themselves (kernels made for each shape, thread pools).
+SLACK, RESERVE = 1.6, 48 * 2**20
 # Copies of a tile that the steps before and after the network may hold at once: five float32 are enough for
 # conversion, scaling, clipping and rounding one after the other.
 COPIES = 5
@@ -71,10 +71,11 @@ def encoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequen
         core: latent positions without.
     """
     parameter, size = next(network.parameters()), [a * f for a, f in zip(around, network.factor)]
-    measure = functools.partial(peak_bytes, dtype=parameter.dtype, device=parameter.device)
-    encoder = measure(functools.partial(run, network.encode), (1, network.in_channels, *size))
-    search = measure(functools.partial(run, network.quantizer.quantize), (1, network.embedding_dim, *core))
-    reading = COPIES * network.in_channels * math.prod(size) * parameter.element_size()
+    voxels = (1, network.in_channels, *size)
+    encoder = peak_bytes(functools.partial(run, network.encode), voxels, parameter.dtype, parameter.device)
+    places = (1, network.embedding_dim, *core)
+    search = peak_bytes(functools.partial(run, network.quantizer.quantize), places, torch.float64, parameter.device)
+    reading = COPIES * math.prod(voxels) * parameter.element_size()
     latents = network.embedding_dim * math.prod(around) * parameter.element_size()
     return max(encoder, latents + search, reading)
 
@@ -160,6 +161,7 @@ def largest_core(
     def core(side: int) -> tuple[int, ...]:
         return tuple(min(max(side * min(factor) // f, 1), g) for f, g in zip(factor, grid))
 
+    @functools.cache
     def needed(side: int) -> int:
         around = tuple(min(c + 2 * h, g) for c, h, g in zip(core(side), halo, grid))
         return math.ceil(SLACK * bytes_of(around, core(side)) + RESERVE)

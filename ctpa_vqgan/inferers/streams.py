@@ -90,8 +90,11 @@ def read_tile(
         before: takes the tile to the network's scale.
         cval: what is beyond the end holds, on the network's scale.
     """
-    tile = volume[(slice(None), *in_voxels(place, factor, volume.shape[1:]))][None].to(like.device)
-    tile = source(before(tile) if before else tile).to(like)
+    tile = volume[(slice(None), *in_voxels(place, factor, volume.shape[1:]))][None]
+    if before:
+        # a copy: what works in place must not change the volume
+        tile = source(before(tile.to(like.device, copy=True)))
+    tile = tile.to(like)
     missing = [(p.stop - p.start) * f - s for p, f, s in zip(place, factor, tile.shape[2:])]
     padding = [n for m in reversed(missing) for n in (0, m)]
     # one layout, so that a result does not depend on the order in which a file keeps its voxels

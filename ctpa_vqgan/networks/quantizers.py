@@ -188,13 +188,20 @@ class VectorQuantizer(nn.Module):
     def _vectors(self, codes: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return self.embed(codes.view(len(like), *like.shape[2:])).to(like.dtype)
 
+    @torch.no_grad()
     def _search(self, flat: torch.Tensor) -> torch.Tensor:
         """Nearest codes of [N, E]; ||z||^2 is the same for all codes and left out."""
         book = self.embedding.to(flat.dtype)
         half_squares = book.square().sum(1) / 2
         limit = self.chunk_elements or (2**21 if flat.device.type == "cpu" else 2**26)
-        rows = max(1, limit // self.num_embeddings)
-        return torch.cat([torch.addmm(half_squares, part, book.T, alpha=-1).argmin(1) for part in flat.split(rows)])
+        rows = max(1, min(limit // self.num_embeddings, len(flat)))
+        # one block for all chunks: fresh ones leave gaps in the C library's heap, 2 GiB for 32 768 latents in float64
+        block = torch.empty((rows, self.num_embeddings), dtype=flat.dtype, device=flat.device)
+        codes = torch.empty(len(flat), dtype=torch.int64, device=flat.device)
+        for part, found in zip(flat.split(rows), codes.split(rows)):
+            distances = torch.addmm(half_squares, part, book.T, alpha=-1, out=block[: len(part)])
+            torch.argmin(distances, 1, out=found)
+        return codes
 
     # -- statistics ----------------------------------------------------------------------------------------------
 

@@ -117,3 +117,71 @@ def test_group_norm_is_refused_with_the_way_out():
 def test_a_tile_size_that_does_not_fit_the_factor_is_refused(tile_size):
     with pytest.raises(ValueError, match=r"must be 3 multiples of the compression factor \(4, 4, 4\)"):
         ExactTileInferer(tile_size).encode(torch.zeros(1, 1, 32, 32, 32), make_network())
+
+
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+
+def tf32_flags() -> list[str]:
+    backends = torch.backends
+    knobs = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    return [knob.fp32_precision for knob in knobs]
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags"), [("float32", ["ieee"] * 4), ("tf32", ["tf32", *["ieee"] * 3]), ("bf16", ["ieee"] * 4)]
+)
+def test_flags_are_set_for_a_tile_and_put_back(precision, flags):
+    network, before, seen = make_network(), tf32_flags(), []
+    handle = network.encoder[0].register_forward_hook(lambda *_: seen.append(tf32_flags()))
+    codes = ExactTileInferer((16, 16, 16), precision=precision).encode(volume_of(8, 8, 8).float(), network)
+    handle.remove()
+    assert seen == [flags]
+    assert tf32_flags() == before
+    assert codes.shape == (1, 2, 2, 2)
+
+
+def test_flags_are_put_back_after_an_error_too():
+    before = tf32_flags()
+    with pytest.raises(RuntimeError):
+        ExactTileInferer().encode(torch.zeros(1, 2, 8, 8, 8), make_network())  # a channel too many
+    assert tf32_flags() == before
+
+
+@torch.no_grad()
+def test_float32_stays_float32_inside_autocast():
+    network, x = make_network(), volume_of(20, 20, 20).float()
+    inferer = ExactTileInferer((16, 16, 16))
+    codes = inferer.encode(x, network)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(inferer.encode(x, network), codes)
+        assert torch.equal(inferer.decode(codes, network), ExactTileInferer((16, 16, 16)).decode(codes, network))
+
+
+@torch.no_grad()
+def test_bf16_is_close_and_not_the_same():
+    network, x = make_network(), volume_of(8, 8, 8).float()
+    exact, rough = ExactTileInferer(), ExactTileInferer(precision="bf16")
+    latents = [torch.empty(1, 4, 2, 2, 2), torch.empty(1, 4, 2, 2, 2)]
+    codes = exact.encode(x, network, latents=latents[0])
+    rough.encode(x, network, latents=latents[1])
+    assert 0 < (latents[0] - latents[1]).abs().max() < 0.05
+    decoded, roughly = exact.decode(codes, network), rough.decode(codes, network)
+    assert roughly.dtype == torch.float32
+    assert 0 < (decoded - roughly).abs().max() < 0.1
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision must be one of float32, bf16, tf32, found 'fp16'"):
+        ExactTileInferer(precision="fp16")
+
+
+def test_the_bar_tells_the_precision(capsys):
+    ExactTileInferer((16, 16, 16), progress=True).encode(volume_of(8, 8, 8).float(), make_network())
+    assert "encode, float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("offset", [(4, 2, 0), (4, 4), (-4, 0, 0)])
+def test_an_offset_that_does_not_fit_the_factor_is_refused(offset):
+    with pytest.raises(ValueError, match=r"offset .* must be 3 multiples of the compression factor \(4, 4, 4\)"):
+        ExactTileInferer((16, 16, 16), offset=offset).encode(torch.zeros(1, 1, 32, 32, 32), make_network())

@@ -12,22 +12,21 @@ from ctpa_vqgan.networks import VQGAN
 
 
 def test_in_float64_any_tiles_of_any_network_give_the_same_codes_and_voxels():
-    found = random_campaign(itertools.count(), voxels=2e4, dtype=torch.float64, num_codes=6000)
-    assert found["cases"] > 3
+    found = random_campaign(itertools.count(), voxels=1e4, dtype=torch.float64, num_codes=2500, num_cases=4)
     assert found["different"] == 0
     assert found["max_hu"] < 1e-6
 
 
 def test_in_float32_codes_differ_at_most_where_two_are_equally_near():
-    found = random_campaign(itertools.count(100), voxels=1e5, dtype=torch.float32, num_codes=2e4)
+    found = random_campaign(itertools.count(100), voxels=5e4, dtype=torch.float32, num_codes=1e4, num_cases=2)
     assert found["different"] <= found["codes"] * 1e-4
     assert found["gap"] < 1e-5
     assert found["max_hu"] < 0.02
 
 
-@pytest.mark.parametrize("seed", [3, 5, 8])
+@pytest.mark.parametrize("seed", [0, 5, 11])
 def test_another_offset_changes_nothing(seed):
-    network, volume, tiles = random_case(np.random.default_rng(seed), voxels=2e4)
+    network, volume, tiles = random_case(np.random.default_rng(seed), voxels=8e3)
     network, volume = network.double(), volume.double()
     shifted = ExactTileInferer(tiles.tile_size, offset=[o + f for o, f in zip(tiles.offset, network.factor)])
     codes = tiles.encode(volume, network)

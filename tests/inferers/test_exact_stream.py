@@ -61,6 +61,12 @@ def test_a_read_only_memory_map_gives_the_same_codes_in_any_order(network, hu, c
     assert not [w for w in recwarn if "not writable" in str(w.message)]
 
 
+def test_a_step_that_works_in_place_leaves_the_volume_alone(network, hu):
+    before = hu.copy()
+    TILES.encode(hu, network, before=lambda tile: tile.div_(2, rounding_mode="floor").clamp(-1, 1))
+    np.testing.assert_array_equal(hu, before)
+
+
 def test_a_tile_is_all_that_is_ever_read(network, hu):
     seen = []
     TILES.encode(hu, network, before=lambda tile: seen.append(tuple(tile.shape)) or hu_before(tile))

@@ -1,5 +1,7 @@
 """The halo that is computed from the layers is the reach that a moved voxel, or a moved latent, shows."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -93,4 +95,4 @@ def test_the_halo_grows_by_what_a_residual_block_adds():
     halos = [make_network((4, 4), (4, 4, 4), "space_to_depth", n).halo for n in (0, 1, 2)]
     for part in ("encoder", "decoder"):
         widths = [getattr(halo, part)[0] for halo in halos]
-        assert [b - a for a, b in zip(widths, widths[1:])] == [3, 3]
+        assert [b - a for a, b in itertools.pairwise(widths)] == [3, 3]
