@@ -4,7 +4,7 @@ BIN := .venv/bin
 DATA ?=
 OUTPUT ?= runs/demo
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint soak
 
 install: .venv/.installed
 
@@ -18,6 +18,11 @@ demo: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# long campaigns: exact tiles over random networks and a million codes, memory over long volumes
+soak: install
+	$(BIN)/python benchmarks/exact_tiling.py random --codes 1e6
+	$(BIN)/python benchmarks/stream_memory.py
 
 lint: install
 	$(BIN)/ruff check .
