@@ -14,6 +14,8 @@ RESUMES = {
     "train": "; the same command goes on from the last checkpoint",
     "demo": "; the same command goes on from the last checkpoint",
     "prepare": "; finished cases are kept, the same command goes on",
+    "encode": "; finished cases are kept, the same command goes on",
+    "decode": "; finished cases are kept, the same command goes on",
 }
 
 
@@ -103,7 +105,8 @@ def _prepare(options: argparse.Namespace) -> int:
 
     settings = {"workers": options.workers, "val_fraction": options.val_fraction, "seed": options.seed}
     result = prepare(options.input, options.output, patients=options.patients, **settings)
-    print(f"{len(result.accepted)} cases accepted, {len(result.refused)} refused: see {options.output}/report.md")
+    cases = "1 case" if len(result.accepted) == 1 else f"{len(result.accepted)} cases"
+    print(f"{cases} accepted, {len(result.refused)} refused: see {options.output}/report.md")
     return 3 if result.refused else 0
 
 
