@@ -332,3 +332,37 @@ def test_training_refuses_a_data_set_that_is_not_finished(hospital, tmp_path):
     (tmp_path / "out/dataset.json").unlink()
     with pytest.raises(UserError, match="prepare did not finish here"):
         training_cases(tmp_path / "out")
+
+
+def test_a_second_ctrl_c_does_not_hang_and_no_process_is_left(hospital, tmp_path):
+    command = [sys.executable, "-m", "ctpa_vqgan", "prepare", str(hospital), "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [*command, "--workers", "2"],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not (tmp_path / "out/.work").exists() and process.poll() is None:
+        time.sleep(0.02)
+    for _ in range(2):
+        time.sleep(0.3)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    deadline = time.monotonic() + 20
+    while alive_in_group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive_in_group(process.pid)
+
+
+def alive_in_group(group: int) -> list[str]:
+    """Processes of a group that still run; dead ones that nobody has collected do not count."""
+    alive = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = path.parent.name, path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # gone in the meantime
+        if int(rest[2]) == group and rest[0] != "Z":
+            alive.append(pid)
+    return alive

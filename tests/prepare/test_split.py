@@ -72,3 +72,9 @@ def test_two_patients_for_one_file_are_refused(tmp_path):
     (tmp_path / "who.csv").write_text("file,patient\na,P1\na,P2\n")
     with pytest.raises(UserError, match="two patients for a"):
         Patients(tmp_path / "who.csv")
+
+
+def test_a_table_in_another_encoding_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "who.csv").write_bytes("file,patient\nct,Müller\n".encode("latin-1"))
+    with pytest.raises(UserError, match="save it as CSV in UTF-8"):
+        Patients(tmp_path / "who.csv")
