@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +251,10 @@ def table(results: dict[str, dict]) -> str:
 
 def ratios(results: dict[str, dict]) -> dict[str, float]:
     """What the goals are about, for ours with one worker and the bundle's flips."""
-    seconds: Callable[[str], float] = lambda name: results[name]["seconds_per_patch"]  # noqa: E731
+
+    def seconds(name: str) -> float:
+        return results[name]["seconds_per_patch"]
+
     return {
         "times the floor": seconds("ours-1") / seconds(FLOOR),
         "faster than MONAI, .nii.gz, 54 patches per load": seconds("stock-gz-54") / seconds("ours-1"),

@@ -27,7 +27,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
         self.records: dict[tuple[str, str], Record] = {}
-        for record in _lines(self.path):
+        # by case first: of data that moved, an interrupted run leaves the old line beside the new one
+        for record in {record["case"]: record for record in _lines(self.path)}.values():
             self.records[record["source"], record["series"]] = record
 
     def finished(self, source: Source, folder: Path) -> Record | None:

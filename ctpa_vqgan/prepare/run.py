@@ -172,7 +172,7 @@ def _convert_all(
                 _say_refused(refusal)
                 journal.drop([source.key])
             else:
-                journal.drop(_moved(outcome["sha256"], journal, folder))
+                journal.drop(_moved(outcome["sha256"], journal))
                 case = _case_id(outcome["sha256"], source, journal)
                 container = str(found.archive(source.files[0] if source.series else source.files) or source.name)
                 record = {"case": case, "file": f"volumes/{case}.nii", "container": container, **outcome}
@@ -186,7 +186,7 @@ def _say_refused(refusal: dict[str, str]) -> None:
     say(" ".join(f"refused {refusal['source']}: [{refusal['rule']}] {refusal['found']}".split()))
 
 
-def _moved(content: str, journal: Journal, folder: Path) -> list[tuple[str, str]]:
+def _moved(content: str, journal: Journal) -> list[tuple[str, str]]:
     """Sources of the same content that are no longer where they were: the new one takes their case over."""
     return [
         key

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ctpa_vqgan.tokens import EncodedVolume
+from ctpa_vqgan.tokens.dataset import latent_statistics
 
 
 def add_latent_statistics(files: Sequence[Path]) -> None:
@@ -17,16 +18,10 @@ def add_latent_statistics(files: Sequence[Path]) -> None:
     Args:
         files: code files with latents.
     """
-    count, total, squares = 0, 0.0, 0.0
-    for path in files:
-        latents = EncodedVolume.load(path).latents
-        channels = latents.reshape(len(latents), -1).astype(np.float64)
-        count, total = count + channels.shape[1], total + channels.sum(axis=1)
-        squares = squares + (channels**2).sum(axis=1)
     if not files:
         return
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+    statistics = latent_statistics(files)
+    mean, std = statistics.mean.numpy(), statistics.std.numpy()
     for path in files:
         encoded = EncodedVolume.load(path)
         if encoded.latent_mean is None or not (

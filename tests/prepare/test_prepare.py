@@ -282,6 +282,17 @@ def test_data_that_moved_keep_their_cases(hospital, tmp_path):
     assert [record["case"] for record in after.accepted] == [record["case"] for record in before.accepted]
 
 
+def test_an_interrupted_run_on_data_that_moved_lists_no_case_twice(hospital, tmp_path):
+    prepare([hospital], tmp_path / "out", workers=0)
+    old = (tmp_path / "out/sources.jsonl").read_bytes()
+    hospital.rename(tmp_path / "elsewhere")
+    prepare([tmp_path / "elsewhere"], tmp_path / "out", workers=0)
+    new = (tmp_path / "out/sources.jsonl").read_bytes()
+    (tmp_path / "out/sources.jsonl").write_bytes(old + new)  # as before the last step, which rewrites the file
+    assert len(prepare([tmp_path / "elsewhere"], tmp_path / "out", workers=0).accepted) == 3
+    assert sum(map(len, datalist(tmp_path / "out").values())) == 3
+
+
 def test_a_scan_that_is_there_twice_is_warned_about(hospital, tmp_path):
     shutil.copy(hospital / "DOE^JOHN 0/ct.nii.gz", hospital / "again.nii.gz")
     result = prepare([hospital], tmp_path / "out", workers=0)
