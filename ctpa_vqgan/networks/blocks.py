@@ -1,4 +1,4 @@
-"""The layers of the tokenizer: replicate-padded convolutions, norms, residual blocks and invertible front ends.
+"""The layers of the tokenizer: replicate-padded convolutions, activations, residual blocks and invertible front ends.
 
 Every layer that mixes voxels also tells its geometry: ``input_range(low, high, axis)`` gives the input indices that the
 outputs ``low..high`` depend on along one axis. The halo of the network is computed from these answers.
@@ -9,7 +9,7 @@ outputs ``low..high`` depend on along one axis. The halo of the network is compu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,28 +49,109 @@ def _same_padding(kernel: Triple, stride: Triple) -> list[tuple[int, int]]:
     return [(t - t // 2, t // 2) for t in total]
 
 
-def _pad_argument(padding: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """The order of ``torch.nn.functional.pad``: last axis first."""
-    return tuple(p for pair in reversed(padding) for p in pair)
+def replicate_pad(x: torch.Tensor, borders: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Repeat the outermost voxels of [B, C, H, W, D] ``borders`` (before, after) times per axis.
+
+    The backward pass adds slices: it needs no copy of ``x``, and gives the same sums every time, which PyTorch's own on
+    CUDA does not.
+    """
+    if not any(map(any, borders)):
+        return x
+    return _ReplicatePad.apply(x, tuple(borders)) if torch.is_grad_enabled() else _padded(x, borders)
+
+
+def _padded(x: torch.Tensor, borders: Sequence[tuple[int, int]]) -> torch.Tensor:
+    last_axis_first = [side for pair in reversed(borders) for side in pair]
+    return F.pad(x, last_axis_first, mode="replicate")
+
+
+class _ReplicatePad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, borders):
+        ctx.borders = borders
+        return _padded(x, borders)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        for axis, (before, after) in enumerate(ctx.borders, start=2):
+            core = grad.narrow(axis, before, grad.shape[axis] - before - after)
+            if before:
+                core.narrow(axis, 0, 1).add_(grad.narrow(axis, 0, before).sum(axis, keepdim=True))
+            if after:
+                end = core.shape[axis]
+                core.narrow(axis, end - 1, 1).add_(grad.narrow(axis, before + end, after).sum(axis, keepdim=True))
+            grad = core
+        return grad, None
+
+
+def _applied(
+    convolve: Callable[[torch.Tensor], torch.Tensor],
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    remake: bool = True,
+) -> torch.Tensor:
+    """``convolve(prepare(x))``, of which the backward pass keeps ``x`` and prepares it again, to the same bits."""
+    ready = prepare(x)
+    # a compiled graph decides by itself what to keep
+    if not (remake and torch.is_grad_enabled()) or ready is x or torch.compiler.is_compiling():
+        return convolve(ready)
+    storage = ready.untyped_storage()._cdata
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor | None:
+        return None if tensor.untyped_storage()._cdata == storage else tensor
+
+    def bring(kept: torch.Tensor | None) -> torch.Tensor:
+        if kept is not None:
+            return kept
+        with torch.no_grad():
+            return prepare(x)
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, bring):
+        return convolve(ready)
 
 
 class ReplicateConv3d(nn.Conv3d):
     """Convolution with replicate padding: [B, C, H, W, D] -> [B, C', H / stride, ...].
 
     Replicated borders keep air next to air; zeros would mean soft tissue on the scale of -1000..1000 HU.
+
+    For the backward pass only the input is kept; what activation and padding make of it is made again there, which
+    costs little beside a convolution and saves a copy of every activation.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: taps per axis.
+        stride: per axis.
+        activation: works on the input first, voxel by voxel or with spatial statistics; none by default.
+        remake: False keeps the padded activation instead, for blocks that are recomputed as a whole.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Triple, stride: Triple = (1, 1, 1)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Triple,
+        stride: Triple = (1, 1, 1),
+        activation: nn.Module | None = None,
+        remake: bool = True,
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride)
-        self.borders = _same_padding(kernel_size, stride)
+        self.borders, self.remake = _same_padding(kernel_size, stride), remake
+        self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pad and convolve."""
-        padding = _pad_argument(self.borders)
-        return super().forward(F.pad(x, padding, mode="replicate") if any(padding) else x)
+        """Activate, pad and convolve."""
+        return _applied(super().forward, self._prepared, x, self.remake)
+
+    def _prepared(self, x: torch.Tensor) -> torch.Tensor:
+        return replicate_pad(x if self.activation is None else self.activation(x), self.borders)
 
     def input_range(self, low: int, high: int, axis: int) -> tuple[int, int]:
         """See :func:`input_range`."""
+        if self.activation is not None:
+            input_range(self.activation, low, high, axis)  # one with spatial statistics says so
         first = low * self.stride[axis] - self.borders[axis][0]
         last = high * self.stride[axis] - self.borders[axis][0] + self.kernel_size[axis] - 1
         return first, last
@@ -84,8 +165,11 @@ class ReplicateConvTranspose3d(nn.ConvTranspose3d):
         self.borders = _same_padding(kernel_size, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pad and convolve."""
-        return super().forward(F.pad(x, _pad_argument(self.borders), mode="replicate"))
+        """Pad and convolve; only ``x`` is kept for the backward pass."""
+        return _applied(super().forward, self._prepared, x)
+
+    def _prepared(self, x: torch.Tensor) -> torch.Tensor:
+        return replicate_pad(x, self.borders)
 
     def input_range(self, low: int, high: int, axis: int) -> tuple[int, int]:
         """See :func:`input_range`: output o meets padded input i where o = i * stride - padding + tap."""
@@ -95,10 +179,12 @@ class ReplicateConvTranspose3d(nn.ConvTranspose3d):
         return first, last
 
 
-class ChannelRMSNorm(nn.Module):
-    """Root-mean-square norm over the channels of each voxel, with a learned scale: no spatial statistics.
+class RMSNormSiLU(nn.Module):
+    """Root-mean-square norm over the channels of each voxel with a learned scale, then SiLU; no spatial statistics.
 
-    A voxel's result depends on that voxel alone, so a tile equals the whole. Zhang and Sennrich 2019, arXiv 1910.07467.
+    A voxel's result depends on that voxel alone, so a tile equals the whole. Norm: Zhang and Sennrich 2019, arXiv
+    1910.07467; SiLU: Hendrycks and Gimpel 2016, arXiv 1606.08415. The backward pass keeps nothing but the input, where
+    separate layers would keep it three times.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
@@ -107,23 +193,60 @@ class ChannelRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W, D] -> the same shape; the norm itself is taken in float32 (float64 stays float64)."""
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)
-        scale = math.sqrt(x.shape[1]) / (length + self.eps)
-        return x * scale.to(x.dtype) * self.weight.to(x.dtype).view(-1, 1, 1, 1)
+        """[B, C, H, W, D] -> the same shape; lengths are taken in float32 (float64 stays float64)."""
+        if torch.is_grad_enabled():
+            return _RMSNormSiLU.apply(x, self.weight, self.eps)
+        scaled, weight, _ = _rms_normed(x, self.weight, self.eps)
+        return F.silu(scaled.mul_(weight), inplace=True)
 
 
-def make_norm(kind: str, channels: int, num_groups: int) -> nn.Module:
-    """``"rms"`` (per voxel, exact tiles) or ``"group"`` (GroupNorm, as the baseline; tiles differ from the whole)."""
+def _rms_normed(
+    x: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """x * scale, the weights to multiply it with, and (scale, length) per voxel in float32 or better."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)
+    scale = math.sqrt(x.shape[1]) / (length + eps)
+    return x * scale.to(x.dtype), weight.to(x.dtype).view(-1, 1, 1, 1), (scale, length)
+
+
+class _RMSNormSiLU(torch.autograd.Function):
+    """silu(w * x * s) with s = sqrt(C) / (|x| + eps)."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        scaled, factors, _ = _rms_normed(x, weight, eps)
+        return F.silu(scaled * factors)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        scaled, factors, (scale, length) = _rms_normed(x, weight, ctx.eps)
+        grad = torch.ops.aten.silu_backward(grad.to(x.dtype), scaled * factors)
+        along = grad * scaled
+        grad_weight = along.sum(dim=(0, 2, 3, 4), dtype=scale.dtype).to(weight.dtype)
+        # ds/dx = -s x / (|x| (|x| + eps)); a voxel of zeros has no direction to lose
+        pull = (along * factors).sum(dim=1, keepdim=True, dtype=scale.dtype)
+        pull = pull / (length * (length + ctx.eps)).clamp(min=torch.finfo(scale.dtype).tiny)
+        return grad * factors * scale.to(x.dtype) - x * pull.to(x.dtype), grad_weight, None
+
+
+def make_activation(kind: str, channels: int, num_groups: int) -> nn.Module:
+    """Norm and SiLU: ``"rms"`` (per voxel, exact tiles) or ``"group"`` (as the baseline; tiles differ from the whole).
+
+    Raises:
+        ValueError: if ``kind`` is unknown or the groups do not divide the channels.
+    """
     if kind == "rms":
-        return ChannelRMSNorm(channels)
+        return RMSNormSiLU(channels)
     if kind == "group":
         if channels % num_groups:
             raise ValueError(
                 f"norm='group' needs channels that are multiples of num_groups={num_groups}, found {channels}"
             )
-        return nn.GroupNorm(num_groups, channels, eps=1e-6)
+        return nn.Sequential(nn.GroupNorm(num_groups, channels, eps=1e-6), nn.SiLU(inplace=True))
     raise ValueError(f"norm must be 'rms' or 'group', found {kind!r}")
 
 
@@ -134,19 +257,23 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         self.body = nn.Sequential(
-            make_norm(norm, channels, num_groups),
-            nn.SiLU(),
-            ReplicateConv3d(channels, channels, (3, 3, 3)),
-            make_norm(norm, channels, num_groups),
-            nn.SiLU(),
-            ReplicateConv3d(channels, channels, (3, 3, 3)),
+            *(
+                ReplicateConv3d(
+                    channels,
+                    channels,
+                    (3, 3, 3),
+                    activation=make_activation(norm, channels, num_groups),
+                    remake=not checkpointing,
+                )
+                for _ in range(2)
+            )
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W, D] -> the same shape."""
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            return x + checkpoint(self.body, x, use_reentrant=False)
-        return x + self.body(x)
+            return checkpoint(self.body, x, use_reentrant=False).add_(x)
+        return self.body(x).add_(x)
 
     def input_range(self, low: int, high: int, axis: int) -> tuple[int, int]:
         """See :func:`input_range`."""

@@ -22,11 +22,12 @@ from ctpa_vqgan.networks.blocks import (
     SpaceToDepth,
     Triple,
     input_range,
-    make_norm,
+    make_activation,
 )
 from ctpa_vqgan.networks.quantizers import VectorQuantizer
 
 FRONT_ENDS = ("none", "space_to_depth", "haar")
+LARGEST_TENSOR = 2**31 - 1  # elements that 32-bit kernels can count
 
 
 class Autoencoded(NamedTuple):
@@ -85,10 +86,12 @@ class VQGAN(nn.Module):
         embedding_dim: length of a code.
         quantizer: a quantizer of your own with the interface of
             :class:`~ctpa_vqgan.networks.quantizers.VectorQuantizer`; replaces the default one.
-        checkpointing: recompute residual blocks in the backward pass to save memory.
+        checkpointing: recompute residual blocks in the backward pass to save memory: all of them, or those of each
+            level by its own entry, the finest level first (it takes the most memory).
 
     Raises:
-        ValueError: if ``factor``, ``channels``, ``front_end`` or ``norm`` do not fit; the message says what would.
+        ValueError: if ``factor``, ``channels``, ``front_end``, ``norm`` or ``checkpointing`` do not fit; the message
+            says what would.
 
     Example:
         >>> net = VQGAN(channels=(8, 16), num_embeddings=64, embedding_dim=4).eval()
@@ -110,7 +113,7 @@ class VQGAN(nn.Module):
         num_embeddings: int = 8192,
         embedding_dim: int = 8,
         quantizer: nn.Module | None = None,
-        checkpointing: bool = False,
+        checkpointing: bool | Sequence[bool] = False,
     ) -> None:
         super().__init__()
         if spatial_dims != 3:
@@ -127,11 +130,15 @@ class VQGAN(nn.Module):
                 f"(one per level), found {tuple(channels)}"
             )
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self._strides = [block, *strides]
         self.out_channels = out_channels or in_channels
         blocks = num_res_blocks if isinstance(num_res_blocks, Sequence) else (num_res_blocks, num_res_blocks)
-        style = {"norm": norm, "num_groups": num_groups, "checkpointing": checkpointing}
-        self.encoder = _encoder(in_channels, channels, strides, block, front_end, blocks[0], embedding_dim, style)
-        self.decoder = _decoder(self.out_channels, channels, strides, block, front_end, blocks[1], embedding_dim, style)
+        recompute = tuple(checkpointing) if isinstance(checkpointing, Sequence) else (checkpointing,) * len(channels)
+        if len(recompute) != len(channels) or not all(isinstance(level, bool) for level in recompute):
+            raise ValueError(f"checkpointing must be true, false or {len(channels)} of them, found {checkpointing!r}")
+        levels = [_Level(width, norm, num_groups, again) for width, again in zip(channels, recompute)]
+        self.encoder = _encoder(in_channels, levels, strides, block, front_end, blocks[0], embedding_dim)
+        self.decoder = _decoder(self.out_channels, levels, strides, block, front_end, blocks[1], embedding_dim)
         self.quantizer = quantizer or VectorQuantizer(num_embeddings, embedding_dim)
         #: how to build this network again: a MONAI bundle's ``network_def``
         self.config = {
@@ -174,11 +181,29 @@ class VQGAN(nn.Module):
             decoder.append(max(-low, high))
         return Halo(tuple(encoder), tuple(decoder))
 
+    def largest_activation(self, size: Sequence[int]) -> int:
+        """Elements of the largest tensor inside the network for one volume of ``size`` voxels (H, W, D)."""
+        block, ends = self._strides[0], max(self.in_channels, self.out_channels)
+        widths = [max(self.config["channels"][0], ends * math.prod(block)), *self.config["channels"][1:]]
+        sides, elements = list(size), [math.prod(size) * ends]
+        for width, stride in zip(widths, self._strides):
+            sides = [math.ceil(side / step) for side, step in zip(sides, stride)]
+            elements.append(width * math.prod(side + 2 for side in sides))  # with the borders that convolutions pad
+        return max(elements)
+
+    def _refuse_too_large(self, batch: int, size: Sequence[int]) -> None:
+        """Convolutions with larger tensors fail in silence on some devices (PyTorch issues 84488, 87354)."""
+        if (elements := batch * self.largest_activation(size)) > LARGEST_TENSOR:
+            raise ValueError(
+                f"{batch} x {tuple(size)} voxels need a tensor of {elements} elements, and beyond {LARGEST_TENSOR} "
+                "convolutions are not reliable; use ExactTileInferer or VQGANInferer, or smaller patches"
+            )
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Volumes [B, C, H, W, D] in [-1, 1] -> continuous latents [B, E, h, w, d].
 
         Raises:
-            ValueError: if a side is not a multiple of the factor.
+            ValueError: if a side is not a multiple of the factor, or an activation would have 2^31 elements or more.
         """
         size = tuple(images.shape[2:])
         if any(s % f for s, f in zip(size, self.factor)):
@@ -186,6 +211,7 @@ class VQGAN(nn.Module):
                 f"volume size {size} must be a multiple of the compression factor {self.factor}; "
                 f"pad with DivisiblePadd(k={self.factor}) or use VQGANInferer, which pads and crops back"
             )
+        self._refuse_too_large(len(images), size)
         # plain layout: MONAI's diffusion inferers call view() on latents
         return self.encoder(images).contiguous()
 
@@ -195,7 +221,13 @@ class VQGAN(nn.Module):
         return quantized.latents, quantized.loss
 
     def decode(self, quantizations: torch.Tensor) -> torch.Tensor:
-        """Quantized latents [B, E, h, w, d] -> volumes [B, C, H, W, D], float32 also under autocast."""
+        """Quantized latents [B, E, h, w, d] -> volumes [B, C, H, W, D], float32 also under autocast.
+
+        Raises:
+            ValueError: if an activation would have 2^31 elements or more.
+        """
+        size = [side * factor for side, factor in zip(quantizations.shape[2:], self.factor)]
+        self._refuse_too_large(len(quantizations), size)
         volume = self.decoder(quantizations)
         return volume if volume.dtype == torch.float64 else volume.float()
 
@@ -234,35 +266,43 @@ def checked_factor(factor: Sequence[int]) -> Triple:
     return factor
 
 
-def _residuals(count: int, channels: int, style: dict) -> list[nn.Module]:
-    return [ResidualBlock(channels, **style) for _ in range(count)]
+class _Level(NamedTuple):
+    """How wide a level is, and how its layers are made."""
+
+    width: int
+    norm: str
+    num_groups: int
+    checkpointing: bool
+
+    def residuals(self, count: int) -> list[nn.Module]:
+        return [ResidualBlock(*self) for _ in range(count)]
+
+    def activation(self) -> nn.Module:
+        return make_activation(self.norm, self.width, self.num_groups)
 
 
-def _activation(channels: int, style: dict) -> list[nn.Module]:
-    return [make_norm(style["norm"], channels, style["num_groups"]), nn.SiLU()]
-
-
-def _encoder(in_channels, channels, strides, block, front_end, num_blocks, embedding_dim, style) -> nn.Sequential:
+def _encoder(in_channels, levels, strides, block, front_end, num_blocks, embedding_dim) -> nn.Sequential:
     layers: list[nn.Module] = []
     if front_end != "none":
         layers.append(SpaceToDepth(block, haar=front_end == "haar"))
-    layers.append(ReplicateConv3d(in_channels * math.prod(block), channels[0], (3, 3, 3)))
-    for width, wider, stride in zip(channels, channels[1:], strides):
-        layers += _residuals(num_blocks, width, style)
-        layers.append(ReplicateConv3d(width, wider, _resampling_kernel(stride), stride))
-    layers += _residuals(num_blocks, channels[-1], style) + _activation(channels[-1], style)
-    layers.append(ReplicateConv3d(channels[-1], embedding_dim, (1, 1, 1)))
+    layers.append(ReplicateConv3d(in_channels * math.prod(block), levels[0].width, (3, 3, 3)))
+    for level, coarser, stride in zip(levels, levels[1:], strides):
+        layers += level.residuals(num_blocks)
+        layers.append(ReplicateConv3d(level.width, coarser.width, _resampling_kernel(stride), stride))
+    last = levels[-1]
+    layers += last.residuals(num_blocks)
+    layers.append(ReplicateConv3d(last.width, embedding_dim, (1, 1, 1), activation=last.activation()))
     return nn.Sequential(*layers)
 
 
-def _decoder(out_channels, channels, strides, block, front_end, num_blocks, embedding_dim, style) -> nn.Sequential:
-    layers: list[nn.Module] = [ReplicateConv3d(embedding_dim, channels[-1], (3, 3, 3))]
-    layers += _residuals(num_blocks, channels[-1], style)
-    for width, narrower, stride in zip(channels[::-1], channels[-2::-1], strides[::-1]):
-        layers.append(ReplicateConvTranspose3d(width, narrower, _resampling_kernel(stride), stride))
-        layers += _residuals(num_blocks, narrower, style)
-    layers += _activation(channels[0], style)
-    layers.append(ReplicateConv3d(channels[0], out_channels * math.prod(block), (3, 3, 3)))
+def _decoder(out_channels, levels, strides, block, front_end, num_blocks, embedding_dim) -> nn.Sequential:
+    layers: list[nn.Module] = [ReplicateConv3d(embedding_dim, levels[-1].width, (3, 3, 3))]
+    layers += levels[-1].residuals(num_blocks)
+    for level, finer, stride in zip(levels[::-1], levels[-2::-1], strides[::-1]):
+        layers.append(ReplicateConvTranspose3d(level.width, finer.width, _resampling_kernel(stride), stride))
+        layers += finer.residuals(num_blocks)
+    first, channels = levels[0], out_channels * math.prod(block)
+    layers.append(ReplicateConv3d(first.width, channels, (3, 3, 3), activation=first.activation()))
     if front_end != "none":
         layers.append(SpaceToDepth(block, haar=front_end == "haar", inverse=True))
     return nn.Sequential(*layers)

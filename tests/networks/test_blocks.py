@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from ctpa_vqgan.networks.blocks import (
-    ChannelRMSNorm,
     ReplicateConv3d,
     ReplicateConvTranspose3d,
     ResidualBlock,
+    RMSNormSiLU,
     SpaceToDepth,
     UnboundedReceptiveField,
     input_range,
-    make_norm,
+    make_activation,
+    replicate_pad,
 )
 
 # (kernel, stride): a plain convolution, the half-size step, and a step that leaves the last axis alone
@@ -66,30 +67,110 @@ def test_a_transposed_convolution_is_pytorchs_on_a_padded_input():
     torch.testing.assert_close(conv(x), wide[..., 2:-2, 2:-2, 2:-2])
 
 
+def plain_rms_norm_silu(x, weight):
+    """As written in the papers, one operation at a time."""
+    length = x.square().sum(1, keepdim=True).sqrt()
+    return F.silu(x / ((length + 1e-6) / math.sqrt(x.shape[1])) * weight.view(-1, 1, 1, 1))
+
+
 def test_the_norm_divides_each_voxel_by_its_root_mean_square():
-    norm = ChannelRMSNorm(2)
-    norm.weight.data = torch.tensor([1.0, 10.0])
+    activation = RMSNormSiLU(2)
+    activation.weight.data = torch.tensor([1.0, 10.0])
     voxel = torch.tensor([3.0, 4.0])  # root mean square: sqrt((9 + 16) / 2)
-    y = norm(voxel.view(1, 2, 1, 1, 1)).flatten()
-    torch.testing.assert_close(y, torch.tensor([3.0, 40.0]) / math.sqrt(12.5))
+    y = activation(voxel.view(1, 2, 1, 1, 1)).flatten()
+    torch.testing.assert_close(y, F.silu(torch.tensor([3.0, 40.0]) / math.sqrt(12.5)))
 
 
-def test_the_norm_of_a_voxel_depends_on_that_voxel_alone():
-    norm, x = ChannelRMSNorm(4), torch.randn(1, 4, 3, 3, 3)
+def test_the_activation_of_a_voxel_depends_on_that_voxel_alone():
+    activation, x = RMSNormSiLU(4), torch.randn(1, 4, 3, 3, 3)
     other = x.clone()
     other[..., 1, 1, 1] *= -100
-    changed = (norm(x) != norm(other)).any(1)[0]
+    changed = (activation(x) != activation(other)).any(1)[0]
     assert changed.nonzero().tolist() == [[1, 1, 1]]
 
 
-def test_the_norm_of_zeros_is_zero():
-    assert not ChannelRMSNorm(4)(torch.zeros(1, 4, 2, 2, 2)).any()
+def test_a_voxel_of_zeros_stays_zero_and_has_a_finite_gradient():
+    x = torch.zeros(1, 4, 2, 2, 2, requires_grad=True)
+    y = RMSNormSiLU(4)(x)
+    y.sum().backward()
+    assert not y.any()
+    assert x.grad.isfinite().all()
 
 
-def test_the_norm_keeps_bfloat16_and_float64():
+def test_the_activation_keeps_bfloat16_and_float64():
     x = torch.ones(1, 4, 1, 1, 1)
-    assert ChannelRMSNorm(4)(x.bfloat16()).dtype == torch.bfloat16
-    assert ChannelRMSNorm(4)(x.double()).dtype == torch.float64
+    assert RMSNormSiLU(4)(x.bfloat16()).dtype == torch.bfloat16
+    assert RMSNormSiLU(4)(x.double()).dtype == torch.float64
+
+
+def test_the_fused_activation_has_the_values_and_gradients_of_the_plain_one():
+    x = torch.randn(2, 5, 3, 2, 4, dtype=torch.float64, requires_grad=True)
+    activation = RMSNormSiLU(5).double()
+    activation.weight.data.normal_()
+    upstream = torch.randn_like(x)
+    results = []
+    for run in (activation, lambda x: plain_rms_norm_silu(x, activation.weight)):
+        y = run(x)
+        results.append([y, *torch.autograd.grad(y, [x, activation.weight], upstream)])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(activation(x).detach(), activation.eval()(x.detach()))
+    assert torch.autograd.gradcheck(activation, x)
+
+
+def test_the_activation_leaves_its_input_as_it_was():
+    x = torch.randn(1, 4, 2, 2, 2)
+    before = x.clone()
+    with torch.no_grad():
+        RMSNormSiLU(4)(x)
+        ResidualBlock(4, "group", 4, checkpointing=False)(x)
+    assert torch.equal(x, before)
+
+
+def kept_for_backward(run, x):
+    """Bytes of distinct tensors that the graph of run(x) keeps, the input not counted."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = run(x)
+    parameters = {p.untyped_storage()._cdata for p in run.parameters()} | {x.untyped_storage()._cdata}
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in parameters), y
+
+
+def test_a_block_keeps_one_tensor_of_its_size_for_the_backward_pass():
+    block = ResidualBlock(8, "rms", 8, checkpointing=False)
+    x = torch.randn(1, 8, 8, 8, 8, requires_grad=True)
+    held, _ = kept_for_backward(block, x)  # the output of the first convolution
+    assert held == x.nbytes
+
+
+@pytest.mark.parametrize("borders", [[(1, 1), (1, 1), (1, 1)], [(2, 1), (0, 0), (0, 3)]])
+@pytest.mark.parametrize("sides", [(4, 3, 2), (1, 1, 1)])
+def test_padding_has_pytorchs_values_and_gradient(sides, borders):
+    x = torch.randn(2, 3, *sides, dtype=torch.float64, requires_grad=True)
+    theirs = F.pad(x, [n for pair in reversed(borders) for n in pair], mode="replicate")
+    ours, upstream = replicate_pad(x, borders), torch.randn_like(theirs)
+    assert torch.equal(ours, theirs)
+    gradients = (torch.autograd.grad(y, x, upstream)[0] for y in (ours, theirs))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kind", [ReplicateConv3d, ReplicateConvTranspose3d])
+def test_making_the_padded_input_again_changes_no_gradient(kind):
+    conv, x = kind(2, 3, (4, 4, 4), (2, 2, 2)), torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+    y = conv(x)
+    padded = F.pad(x, (1,) * 6, mode="replicate")
+    theirs = (
+        F.conv3d(padded, conv.weight, conv.bias, stride=2)
+        if kind is ReplicateConv3d
+        else F.conv_transpose3d(padded, conv.weight, conv.bias, stride=2, padding=3)
+    )
+    upstream, inputs = torch.randn_like(y), [x, conv.weight, conv.bias]
+    ours, expected = (torch.autograd.grad(result, inputs, upstream) for result in (y, theirs))
+    torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("haar", [False, True])
@@ -155,9 +236,9 @@ def test_group_norm_has_no_finite_range():
 
 def test_a_norm_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="norm must be 'rms' or 'group', found 'batch'"):
-        make_norm("batch", 8, 8)
+        make_activation("batch", 8, 8)
     with pytest.raises(ValueError, match="multiples of num_groups=8, found 12"):
-        make_norm("group", 12, 8)
+        make_activation("group", 12, 8)
 
 
 @pytest.mark.parametrize("norm", ["rms", "group"])

@@ -1,391 +1,272 @@
-"""The quantizer: nearest codes, a codebook that follows its latents, and one that fills up from a collapsed start."""
+"""One interface, three kinds: what holds for every quantizer, by itself, in a network and in a config."""
 
 import copy
+import io
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from monai.bundle import ConfigParser
 
-from ctpa_vqgan.data.phantom import make_phantom
 from ctpa_vqgan.handlers import inference_weights
-from ctpa_vqgan.metrics import CodeCounter, body_tokens
-from ctpa_vqgan.networks import VQGAN, VectorQuantizer
+from ctpa_vqgan.networks import (
+    VQGAN,
+    FiniteScalarQuantizer,
+    Quantized,
+    ResidualQuantizer,
+    VectorQuantizer,
+    make_quantizer,
+)
+from ctpa_vqgan.tokens import network_fingerprint
+
+KINDS = {"vq": VectorQuantizer, "fsq": FiniteScalarQuantizer, "residual": ResidualQuantizer}
+LEVELS = (4, 3, 5)
+SIZES = {"vq": 12, "fsq": 4 * 3 * 5, "residual": 12 * 12}
 
 
-def latents_of(values) -> torch.Tensor:
-    """Numbers as latents of length 1, one position each: [1, 1, 1, 1, N]."""
-    return torch.as_tensor(values, dtype=torch.float32).view(1, 1, 1, 1, -1)
+def make(kind: str, **changes) -> torch.nn.Module:
+    """A small quantizer of length 3 whose codebook is there from the start."""
+    changes = {"init": "random", "patches_in_reservoir": 2, **changes}
+    return make_quantizer(kind, num_embeddings=12, embedding_dim=3, levels=LEVELS, **changes)
 
 
-def quantizer_at(places, **kwargs) -> VectorQuantizer:
-    """A quantizer in training with codes of length 1 at known places; nothing restarts unless asked for."""
-    quantizer = VectorQuantizer(len(places), 1, **{"init": "random", "restart_interval": 0, **kwargs})
-    quantizer.embedding.copy_(torch.tensor(places).view(-1, 1))
-    return quantizer.train()
+def latents_of(seed: int = 0, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, 4, 3, 2, generator=torch.Generator().manual_seed(seed))
 
 
-def learn(quantizer: VectorQuantizer, latents: torch.Tensor) -> None:
-    """One optimizer step as the codebook sees it."""
-    quantizer(latents)
-    quantizer.step()
+def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All buffers, also those that no state_dict holds."""
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
-def random_latents(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def assert_same_state(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        assert torch.equal(values, other[name]), name
 
 
-def all_rows_of(rows: torch.Tensor, table: torch.Tensor) -> bool:
-    """Whether each row occurs in the table, bit for bit."""
-    return bool((rows[:, None] == table).all(-1).any(1).all())
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
 
 
-def assert_same_state(one: VectorQuantizer, other: VectorQuantizer) -> None:
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values()):
-        assert torch.equal(a, b), name
+# -- by itself ---------------------------------------------------------------------------------------------------------
 
 
-# -- search ------------------------------------------------------------------------------------------------------------
+def test_the_factory_gives_the_class_itself(kind):
+    quantizer = make(kind)
+    assert type(quantizer) is KINDS[kind]
+    assert (quantizer.num_embeddings, quantizer.embedding_dim) == (SIZES[kind], 3)
+    assert quantizer.config["_target_"] == f"ctpa_vqgan.networks.{KINDS[kind].__name__}"
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_the_code_of_a_latent_is_the_nearest_one(normalize):
-    quantizer = VectorQuantizer(50, 3, init="random", normalize=normalize).eval()
-    z = random_latents(0, 2, 3, 4, 3, 2)
-    rows = z.movedim(1, -1).reshape(-1, 3)
-    if normalize:
-        rows = rows / rows.norm(dim=1, keepdim=True)
-    nearest = torch.cdist(rows.double(), quantizer.embedding.double()).argmin(1).view(2, 4, 3, 2)
-    assert torch.equal(quantizer.quantize(z), nearest)
+def test_an_unknown_kind_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="quantizer must be one of vq, fsq, residual, found 'lfq'"):
+        make_quantizer("lfq")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_shapes_and_types(kind, training):
+    result = make(kind).train(training)(latents_of())
+    assert type(result) is Quantized
+    assert result.latents.shape == (2, 3, 4, 3, 2) and result.latents.dtype == torch.float32
+    assert result.codes.shape == (2, 4, 3, 2) and result.codes.dtype == torch.int64
+    assert result.loss.shape == () and result.loss.dtype == torch.float32
+    assert 0 <= int(result.codes.min()) <= int(result.codes.max()) < SIZES[kind]
+
+
+def test_forward_quantize_and_embed_agree(kind):
+    quantizer, z = make(kind).eval(), latents_of()
     result = quantizer(z)
-    assert torch.equal(result.codes, nearest)
-    assert torch.equal(result.latents, quantizer.embedding[nearest].movedim(-1, 1))
+    assert torch.equal(result.codes, quantizer.quantize(z))
+    assert torch.equal(result.latents, quantizer.embed(result.codes))
+    assert result.latents.is_contiguous()
 
 
-@pytest.mark.parametrize("chunk_elements", [1, 50, 7 * 50])
-def test_the_size_of_a_chunk_changes_nothing(chunk_elements):
-    z = random_latents(0, 1, 4, 5, 5, 5)
-    whole, chunked = (VectorQuantizer(50, 4, chunk_elements=n) for n in (None, chunk_elements))
-    for quantizer in (whole, chunked):
-        for _ in range(3):
-            learn(quantizer, z)
-    assert_same_state(whole, chunked)
-    assert torch.equal(whole.quantize(z), chunked.quantize(z))
+def test_the_latents_stay_as_they_were_given(kind):
+    z = latents_of()
+    make(kind).train()(z)
+    assert torch.equal(z, latents_of())
 
 
-class LargestTensor(TorchDispatchMode):
-    """Record the largest tensor that any operation makes."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for made in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(made, torch.Tensor):
-                self.largest = max(self.largest, made.numel())
-        return out
-
-
-def test_nothing_grows_with_positions_times_codes():
-    positions, codes, chunk = 16**3, 256, 2**15
-    quantizer = VectorQuantizer(codes, 4, init_steps=1, chunk_elements=chunk)
-    z = random_latents(0, 1, 4, 16, 16, 16).requires_grad_()
-    with LargestTensor() as record:
-        for _ in range(3):  # k-means, then moving averages and restarts
-            result = quantizer(z)
-            (result.latents.sum() + result.loss).backward()
-            quantizer.step()
-    assert quantizer.initialized
-    assert record.largest <= chunk < positions * codes / 16
-
-
-def test_arithmetic_is_float32_inside_bfloat16_autocast():
-    quantizer, z = VectorQuantizer(512, 4, init="random").eval(), random_latents(0, 1, 4, 8, 8, 8)
-    expected = quantizer(z)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        result, codes = quantizer(z), quantizer.quantize(z)
-        assert quantizer(z.bfloat16()).latents.dtype == torch.float32
-    assert torch.equal(result.codes, expected.codes)
-    assert torch.equal(codes, expected.codes)
-    assert result.loss.dtype == torch.float32
-    assert torch.equal(result.loss, expected.loss)
-
-
-def test_float64_latents_stay_float64():
-    result = VectorQuantizer(8, 4, init="random").double().eval()(random_latents(0, 1, 4, 2, 2, 2).double())
-    assert result.latents.dtype == result.loss.dtype == torch.float64
-
-
-# -- gradients and loss ------------------------------------------------------------------------------------------------
-
-
-def test_the_commitment_loss_is_the_mean_square_to_the_code():
-    # squares: (1 - 0)^2, (8 - 10)^2, (14 - 10)^2
-    assert quantizer_at([0.0, 10.0])(latents_of([1, 8, 14])).loss == pytest.approx((1 + 4 + 16) / 3)
-
-
-def test_the_gradient_goes_straight_through():
-    z = latents_of([1, 8, 14]).requires_grad_()
-    quantizer_at([0.0, 10.0])(z).latents.sum().backward()
-    assert z.grad.flatten().tolist() == [1, 1, 1]
-
-
-def test_the_commitment_pulls_latents_and_leaves_codes():
-    z, quantizer = latents_of([1, 8]).requires_grad_(), quantizer_at([0.0, 10.0])
-    quantizer(z).loss.backward()
-    assert z.grad.flatten().tolist() == [1, -2]  # 2 (z - code) / 2 latents
-    assert not list(quantizer.parameters())
-
-
-# -- the codebook follows ----------------------------------------------------------------------------------------------
-
-
-def test_two_steps_of_the_moving_average_by_hand():
-    quantizer = quantizer_at([0.0, 10.0], decay=0.1)
-    learn(quantizer, latents_of([1, 1, 8, 14]))
-    # counts start at an equal share, 2 each; sums at 2 * 0 and 2 * 10
-    assert quantizer.ema_count.tolist() == pytest.approx([2, 2])
-    assert quantizer.ema_sum.flatten().tolist() == pytest.approx([0.9 * 2, 0.1 * 20 + 0.9 * 22])
-    assert quantizer.embedding.flatten().tolist() == pytest.approx([0.9, 10.9])
-    learn(quantizer, latents_of([1, 1, 1, 12]))
-    assert quantizer.ema_count.tolist() == pytest.approx([2.9, 1.1])
-    assert quantizer.embedding.flatten().tolist() == pytest.approx([2.88 / 2.9, 12.98 / 1.1])
-
-
-def test_the_memory_of_the_average_is_short_at_first():
-    quantizer = quantizer_at([0.0, 10.0], decay=0.99)
-    learn(quantizer, latents_of([1, 1, 8, 14]))
-    # decay min(0.99, (1 + 1) / (10 + 1))
-    assert quantizer.embedding.flatten().tolist() == pytest.approx([1 * 9 / 11, (10 * 2 + 11 * 9) / 11])
-    quantizer.num_steps.fill_(10_000)
-    before = quantizer.embedding.flatten().tolist()
-    learn(quantizer, latents_of([1, 1, 12, 12]))
-    assert quantizer.embedding.flatten().tolist() == pytest.approx(
-        [0.99 * before[0] + 0.01 * 1, 0.99 * before[1] + 0.01 * 12]
-    )
-
-
-@pytest.mark.parametrize("init", ["random", "kmeans"])
-def test_evaluation_and_no_grad_change_nothing(init):
-    quantizer, z = VectorQuantizer(16, 4, init=init), random_latents(0, 1, 4, 4, 4, 4)
-    before = copy.deepcopy(quantizer)
+def test_evaluation_and_no_grad_change_no_buffer(kind):
+    quantizer, z = make(kind), latents_of()
+    before = state_of(quantizer)
     quantizer.eval()(z)
-    quantizer.step()
+    quantizer.quantize(z)
+    quantizer.embed(quantizer.quantize(z))
     with torch.no_grad():
         quantizer.train()(z)
-    quantizer.quantize(z)
     quantizer.step()
-    assert_same_state(before, quantizer)
+    assert_same_state(state_of(quantizer), before)
 
 
-def test_the_codebook_stands_still_between_steps():
-    quantizer = VectorQuantizer(16, 4, init="random")
-    before = quantizer.embedding.clone()
-    for seed in range(3):
-        quantizer(random_latents(seed, 1, 4, 4, 4, 4))
-        assert torch.equal(quantizer.embedding, before)
-    quantizer.step()
-    assert not torch.equal(quantizer.embedding, before)
-    after = quantizer.embedding.clone()
-    quantizer.step()  # nothing new was seen
-    assert torch.equal(quantizer.embedding, after)
+def test_nothing_is_a_parameter(kind):
+    """What an optimizer would move, or weight decay shrink, behind the codebook's back."""
+    assert not list(make(kind).parameters())
 
 
-def test_micro_batches_of_one_and_four_give_the_same_codebook():
-    one, four = VectorQuantizer(32, 4, init_steps=2), VectorQuantizer(32, 4, init_steps=2)
-    for step in range(6):
-        z = random_latents(step, 4, 4, 4, 4, 4) * (1 + step)
-        for micro in z.split(1):
-            one(micro)
-        four(z)
-        one.step()
-        four.step()
-    assert_same_state(one, four)
-
-
-# -- reservoir, restarts, initialisation -------------------------------------------------------------------------------
-
-
-def test_the_reservoir_holds_the_last_patches():
-    quantizer = VectorQuantizer(4, 1, reservoir_size=8, patches_in_reservoir=4)
-    for patch in range(6):
-        quantizer(torch.full((1, 1, 2, 2, 2), float(patch)))
-    assert sorted(quantizer.reservoir.flatten().tolist()) == [2, 2, 3, 3, 4, 4, 5, 5]
-
-
-def test_dead_codes_restart_on_latents_of_the_reservoir():
-    quantizer = VectorQuantizer(16, 4, init="random", patches_in_reservoir=2)
-    quantizer.embedding[1:] = 1000.0
-    learn(quantizer, random_latents(0, 1, 4, 4, 4, 4))
-    restarted = quantizer.embedding[1:]
-    assert all_rows_of(restarted, quantizer.reservoir)
-    assert len(restarted.unique(dim=0)) == 15
-
-
-def test_dead_codes_go_where_latents_are_served_worst():
-    quantizer = quantizer_at([0.0, 100.0, 1e6, 1e6], restart_interval=1, patches_in_reservoir=1)
-    learn(quantizer, latents_of([0] * 8 + [80, 120] * 4))
-    assert quantizer.embedding.flatten()[:2].tolist() == pytest.approx([0, 100])
-    assert set(quantizer.embedding.flatten()[2:].tolist()) <= {80, 120}
-
-
-def test_living_codes_are_left_alone():
-    quantizer, still = (quantizer_at([0.0, 10.0], restart_interval=n) for n in (1, 0))
-    for each in (quantizer, still):
-        learn(each, latents_of([1, 1, 1, 9]))
-    assert torch.equal(quantizer.embedding, still.embedding)
-
-
-def test_unused_codes_neither_move_nor_explode():
-    quantizer = quantizer_at([0.0, 5.0, -7.0])
-    for _ in range(300):
-        learn(quantizer, latents_of([0.5, 0.5]))
-    assert quantizer.embedding.flatten().tolist() == pytest.approx([0.5, 5, -7])
-    learn(quantizer, latents_of([5.5, 5.5]))  # used again after its count has faded
-    assert quantizer.embedding.flatten().tolist() == pytest.approx([0.5, 5.5, -7])
-
-
-def test_latents_pass_unquantized_until_the_codebook_is_made():
-    quantizer = VectorQuantizer(8, 4, init_steps=3)
-    for step in range(3):
-        assert not quantizer.initialized
-        z = random_latents(step, 1, 4, 4, 4, 4)
+def test_arithmetic_is_float32_inside_bfloat16_autocast(kind):
+    quantizer, z = make(kind).eval(), latents_of()
+    expected = quantizer(z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         result = quantizer(z)
-        assert torch.equal(result.latents, z) and result.loss == 0
-        quantizer.step()
-    assert quantizer.initialized
-    assert not torch.equal(quantizer(z).latents, z)
+        assert torch.equal(quantizer.quantize(z), expected.codes)
+        assert quantizer(z.bfloat16()).latents.dtype == torch.float32
+    assert torch.equal(result.codes, expected.codes)
+    assert torch.equal(result.latents, expected.latents)
+    assert result.loss.dtype == torch.float32 and torch.equal(result.loss, expected.loss)
 
 
-def test_data_initialisation_takes_latents_as_codes():
-    quantizer = VectorQuantizer(8, 4, init="data", patches_in_reservoir=2)
-    learn(quantizer, random_latents(0, 1, 4, 4, 4, 4))
-    assert all_rows_of(quantizer.embedding, quantizer.reservoir)
-    assert len(quantizer.embedding.unique(dim=0)) == 8
+def test_float64_latents_stay_float64(kind):
+    for quantizer in (make(kind).eval(), make(kind).double().eval()):
+        result = quantizer(latents_of().double())
+        assert result.latents.dtype == result.loss.dtype == torch.float64
+        assert torch.equal(result.latents, quantizer.embed(result.codes).double())
 
 
-def test_k_means_finds_the_means_of_two_clusters():
-    noise = random_latents(0, 64)
-    values = torch.cat([noise[:48] - 20, noise[48:] + 20])
-    quantizer = VectorQuantizer(2, 1, reservoir_size=64, patches_in_reservoir=1)  # all of the patch
-    learn(quantizer, latents_of(values))
-    means = [values[:48].mean().item(), values[48:].mean().item()]
-    assert sorted(quantizer.embedding.flatten().tolist()) == pytest.approx(means, abs=1e-5)
+def test_the_gradient_goes_straight_through(kind):
+    z = latents_of().requires_grad_()
+    weights = latents_of(seed=1)
+    (make(kind).train()(z).latents * weights).sum().backward()
+    torch.testing.assert_close(z.grad, weights)
 
 
-def test_k_means_serves_latents_better_than_a_draw():
-    z, losses = random_latents(0, 1, 4, 8, 8, 8), []
-    for init in ("kmeans", "data"):
-        quantizer = VectorQuantizer(32, 4, init=init, reservoir_size=512, patches_in_reservoir=1)
-        learn(quantizer, z)
-        losses.append(quantizer.eval()(z).loss)
-    assert losses[0] < 0.8 * losses[1]
+def test_the_loss_takes_part_in_a_graph_and_cannot_be_negative(kind):
+    z = latents_of().requires_grad_()
+    result = make(kind).train()(z)
+    assert result.loss >= 0
+    (result.latents.sum() + 0.25 * result.loss).backward()
+    assert z.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("init", ["random", "data", "kmeans"])
-def test_normalised_codes_stay_on_the_sphere(init):
-    quantizer = VectorQuantizer(32, 4, init=init, normalize=True, decay=0.9)
-    for step in range(5):
-        learn(quantizer, random_latents(step, 1, 4, 4, 4, 4) * 7)
-    torch.testing.assert_close(quantizer.embedding.norm(dim=1), torch.ones(32))
-    z = random_latents(9, 1, 4, 4, 4, 4)
-    assert torch.equal(quantizer.quantize(z), quantizer.quantize(z * 100))  # only the direction counts
-    torch.testing.assert_close(quantizer(z).latents.norm(dim=1), torch.ones(1, 4, 4, 4))
-
-
-# -- state -------------------------------------------------------------------------------------------------------------
+def test_a_step_without_a_forward_pass_does_nothing(kind):
+    quantizer = make(kind)
+    before = state_of(quantizer)
+    quantizer.step()
+    assert_same_state(state_of(quantizer), before)
 
 
 @pytest.mark.parametrize("init", ["random", "kmeans"])
-@pytest.mark.parametrize("stopped_after", [1, 2, 5])
-def test_a_restored_quantizer_goes_on_bit_identically(stopped_after, init):
-    first = VectorQuantizer(32, 4, init=init, init_steps=2, patches_in_reservoir=3)
-    for step in range(stopped_after):
-        learn(first, random_latents(step, 2, 4, 3, 3, 3))
-    first(random_latents(99, 2, 4, 3, 3, 3))  # stopped between forward and step
-    second = VectorQuantizer(32, 4, init=init, init_steps=2, patches_in_reservoir=3)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    for step in range(10, 16):
-        for quantizer in (first, second):
+def test_a_restored_quantizer_goes_on_bit_identically(kind, init):
+    def train(quantizer, seeds):
+        for seed in seeds:
+            quantizer(latents_of(seed))
             quantizer.step()
-            quantizer(random_latents(step, 2, 4, 3, 3, 3) * step)
-    assert_same_state(first, second)
 
-
-def test_a_quantizer_builds_itself_again_from_its_config():
-    quantizer = VectorQuantizer(
-        16, 4, 0.9, True, "data", 5, restart_threshold=0.1, restart_interval=2, reservoir_size=99, seed=3
-    )
-    config = {key: value for key, value in quantizer.config.items() if key != "_target_"}
-    again = VectorQuantizer(**config)
-    assert again.config == quantizer.config
-    assert_same_state(again, quantizer)
-
-
-def test_fine_tuning_from_inference_weights_keeps_codes_that_are_not_hit_at_once():
-    trained = quantizer_at([0.0, 10.0, 20.0, 30.0], restart_interval=1)
-    for _ in range(200):
-        learn(trained, latents_of([0, 10, 20, 30]))
-    tuned = VectorQuantizer(4, 1)
-    tuned.load_state_dict(inference_weights(trained), strict=True)
-    for _ in range(5):
-        learn(tuned, latents_of([0, 10, 10, 10]))
-    assert tuned.embedding.flatten().tolist() == pytest.approx([0, 10, 20, 30], abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"init": "zeros"}, "init must be one of kmeans, data, random, found 'zeros'"),
-        ({"num_embeddings": 0}, "must be positive, found 0, 4, 32"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        VectorQuantizer(**{"num_embeddings": 8, "embedding_dim": 4, **kwargs})
-
-
-# -- the property that matters -----------------------------------------------------------------------------------------
-
-
-def test_a_collapsed_codebook_fills_up_within_500_steps():
-    """From 512 equal codes to 95 % usage and a perplexity of half the codebook, over body tokens.
-
-    Counted in evaluation, on 256 random patches after training: one codebook then stands behind all counts. Over the
-    last steps of training the codes move while they are counted, which flatters usage.
-    """
-    num_embeddings, side, patch, steps = 512, 96, 32, 500
-    volume = torch.as_tensor(make_phantom((side,) * 3, (3.75,) * 3, seed=3)[0]).float().clamp(-1000, 1000) / 1000
-    generator = torch.Generator().manual_seed(1)
-
-    def patches(number):
-        corners = torch.randint(side - patch + 1, (number, 3), generator=generator).tolist()
-        return torch.stack([volume[x : x + patch, y : y + patch, z : z + patch][None] for x, y, z in corners])
-
-    torch.manual_seed(0)
-    quantizer = VectorQuantizer(num_embeddings, 4, init="random")
-    quantizer.embedding[:] = quantizer.embedding[0].clone()
-    network = VQGAN(channels=(8, 16), quantizer=quantizer)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, betas=(0.9, 0.99))
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    assert network.index_quantize(patches(1)).unique().numel() == 1
-
-    for _ in range(steps):
-        batch = patches(2)
-        result = network.autoencode(batch)
-        loss = torch.nn.functional.l1_loss(result.reconstruction, batch) + 0.25 * result.commitment
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
+    first, second = (make(kind, init=init, init_steps=2).train() for _ in range(2))
+    train(first, range(3))
+    first(latents_of(99))  # stopped between forward and step
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    for quantizer in (first, second):
         quantizer.step()
+        train(quantizer, range(10, 14))
+    assert_same_state(state_of(first), state_of(second))
 
+
+def test_inference_weights_load_strictly_and_quantize_the_same(kind):
+    quantizer = make(kind).train()
+    for seed in range(3):
+        quantizer(latents_of(seed))
+        quantizer.step()
+    other = make(kind, init="kmeans")
+    other.load_state_dict(inference_weights(quantizer), strict=True)
+    assert torch.equal(other.quantize(latents_of(5)), quantizer.quantize(latents_of(5)))
+    assert getattr(other, "initialized", True)
+
+
+def test_the_config_builds_the_same_one_through_monai(kind):
+    quantizer = make(kind, init="random", decay=0.9, normalize=True, seed=7)
+    parser = ConfigParser({"quantizer": copy.deepcopy(quantizer.config)})
+    again = parser.get_parsed_content("quantizer")
+    assert type(again) is type(quantizer) and again.config == quantizer.config
+    assert_same_state(state_of(again), state_of(quantizer))
+
+
+def test_codes_do_not_depend_on_the_rest_of_the_batch(kind):
+    quantizer, z = make(kind).eval(), latents_of(batch=3)
+    assert torch.equal(quantizer.quantize(z), torch.cat([quantizer.quantize(each) for each in z.split(1)]))
+
+
+def test_a_copy_of_it_is_independent(kind):
+    quantizer = make(kind).train()
+    clone = copy.deepcopy(quantizer)
+    before = state_of(clone)
+    quantizer(latents_of() + 3)
+    quantizer.step()
+    assert_same_state(state_of(clone), before)
+
+
+# -- in a network ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network(kind):
+    torch.manual_seed(0)
+    return VQGAN(channels=(4, 4), quantizer=make(kind))
+
+
+@pytest.fixture
+def volume():
+    return torch.rand(2, 1, 12, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+def test_a_network_trains_through_it(network, volume):
+    optimizer, losses = torch.optim.AdamW(network.parameters(), lr=1e-2), []
+    for _ in range(40):
+        result = network.autoencode(volume)
+        loss = (result.reconstruction - volume).abs().mean()
+        optimizer.zero_grad()
+        (loss + 0.25 * result.commitment).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        assert all(p.grad.any() for p in network.encoder[-1].parameters())
+        optimizer.step()
+        network.quantizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+
+
+@torch.no_grad()
+def test_the_methods_of_monais_vqvae_agree(network, volume):
     network.eval()
-    counter = CodeCounter(num_embeddings)
-    with torch.no_grad():
-        for _ in range(32):
-            batch = patches(8)
-            counter.update(network.index_quantize(batch), body_tokens(batch * 1000, network.factor))
-    print(counter.summary())  # shown when it fails
-    assert counter.usage(body=True) >= 0.95
-    assert counter.perplexity(body=True) >= 0.5 * num_embeddings
+    codes, (latents, loss) = network.index_quantize(volume), network.quantize(network.encode(volume))
+    assert network.num_embeddings == network.quantizer.num_embeddings and network.embedding_dim == 3
+    assert codes.shape == (2, 3, 2, 2) and loss.ndim == 0
+    assert torch.equal(network.decode_samples(codes), network(volume))
+    assert torch.equal(network.decode(latents), network(volume))
+    assert torch.equal(network.encode_stage_2_inputs(volume), latents)
+    assert network.decode_stage_2_outputs(latents).shape == volume.shape
+
+
+@torch.no_grad()
+def test_the_config_of_a_network_builds_an_equal_one(network, volume):
+    network.eval()
+    again = ConfigParser({"network_def": network.config}).get_parsed_content("network_def").eval()
+    again.load_state_dict(inference_weights(network), strict=True)
+    assert again.config == network.config
+    assert torch.equal(again(volume), network(volume))
+    assert network_fingerprint(again) == network_fingerprint(network)
+
+
+@torch.no_grad()
+def test_all_types_of_a_network_decode(network, volume):
+    codes = network.index_quantize(volume)
+    double = copy.deepcopy(network).double()
+    assert double.decode_samples(codes).dtype == torch.float64
+    assert network.bfloat16().quantizer.embed(codes).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("config", ["train.yaml", "inference.yaml"])
+def test_one_knob_of_the_bundle_chooses_it(kind, config, request):
+    parser = ConfigParser()
+    parser.read_config(str(request.config.rootpath / "bundles/ctpa_vqgan/configs" / config))
+    parser.update({"quantizer": kind, "num_embeddings": 16, "channels": [4, 4], "fsq_levels": list(LEVELS)})
+    parser.update({"codebook_decay": 0.8, "codebook_init_steps": 3})
+    quantizer = parser.get_parsed_content("network_def").quantizer
+    assert type(quantizer) is KINDS[kind]
+    size = {"vq": (16, 8), "fsq": (60, 3), "residual": (256, 8)}[kind]
+    assert (quantizer.num_embeddings, quantizer.embedding_dim) == size
+    if kind != "fsq":
+        assert (quantizer.config["decay"], quantizer.config["init_steps"]) == (0.8, 3)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ctpa_vqgan.handlers import inference_weights
 from ctpa_vqgan.networks import VQGAN, Halo, VectorQuantizer
-from ctpa_vqgan.networks.blocks import UnboundedReceptiveField
+from ctpa_vqgan.networks.blocks import ResidualBlock, UnboundedReceptiveField
 
 SMALL = {"num_embeddings": 32, "embedding_dim": 4}
 
@@ -267,13 +269,48 @@ def test_bfloat16_autocast_returns_float32_close_to_float32(front_end, volume):
 
 def test_checkpointing_changes_no_gradient(volume):
     gradients = []
-    for checkpointing in (False, True):
+    for checkpointing in (False, True, [True, False]):
         network = make_network(checkpointing=checkpointing).train()
         result = network.autoencode(volume)
         (result.reconstruction.square().mean() + result.commitment).backward()
         gradients.append([p.grad for p in network.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=0, atol=0)
     assert all(g.isfinite().all() for g in gradients[0])
+
+
+def test_checkpointing_goes_by_level():
+    network = make_network(checkpointing=[True, False])
+    blocks = [(m.body[0].in_channels, m.checkpointing) for m in network.modules() if isinstance(m, ResidualBlock)]
+    assert blocks == [(4, True), (4, False), (4, False), (4, True)]  # encoder, then decoder
+    with pytest.raises(ValueError, match="checkpointing must be true, false or 2 of them, found \\[True\\]"):
+        make_network(checkpointing=[True])
+
+
+@pytest.mark.parametrize("front_end", ["none", "haar"])
+def test_the_largest_activation_is_the_largest_tensor_inside(front_end):
+    channels = (4, 6, 6) if front_end == "none" else (4, 6)
+    network, largest = make_network(channels, front_end=front_end), 0
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            largest = max([largest, *(t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor))])
+            return result
+
+    with torch.no_grad(), Largest():
+        network.decode(network.encode(torch.zeros(1, 1, 32, 24, 16)))
+    assert largest == network.largest_activation((32, 24, 16))
+
+
+def test_a_tensor_beyond_32_bits_is_refused_before_it_is_made():
+    network = make_network((8, 8, 8), front_end="none")
+    volume = torch.zeros(1, 1, 1, 1, 1).expand(1, 1, 1024, 1024, 512)  # takes no memory
+    with pytest.raises(ValueError, match=r"elements, and beyond 2147483647 .* use ExactTileInferer"):
+        network.encode(volume)
+    with pytest.raises(ValueError, match="use ExactTileInferer"):
+        network.decode(torch.zeros(1, 1, 1, 1, 1).expand(1, 4, 256, 256, 128))
 
 
 def test_the_gradient_passes_the_codes_to_the_encoder(volume):

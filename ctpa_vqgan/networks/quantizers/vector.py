@@ -9,11 +9,11 @@ so that the codebook stands still while gradients accumulate.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from ctpa_vqgan.networks.quantizers.result import Quantized, full_precision
 
 INITIALIZATIONS = ("kmeans", "data", "random")
 # What only training needs: left out of inference weights, and set to a fresh start where a state_dict has none of it.
@@ -27,14 +27,6 @@ TRAINING_STATE = (
     "reservoir",
     "num_in_reservoir",
 )
-
-
-class Quantized(NamedTuple):
-    """Result of a quantizer."""
-
-    latents: torch.Tensor  # [B, E, h, w, d], the codes' vectors; their gradient goes straight to the input
-    codes: torch.Tensor  # [B, h, w, d], int64
-    loss: torch.Tensor  # scalar commitment loss, unweighted
 
 
 class VectorQuantizer(nn.Module):
@@ -131,7 +123,7 @@ class VectorQuantizer(nn.Module):
     def forward(self, encodings: torch.Tensor) -> Quantized:
         """Latents [B, E, h, w, d] -> :class:`Quantized`; collects statistics in training mode with gradients on."""
         with torch.autocast(encodings.device.type, enabled=False):
-            latents = self._scaled(encodings)
+            latents = self.scaled(encodings)
             codes = self._search(_flat(latents.detach()))
             vectors = self._vectors(codes, latents)
             codes = codes.view(len(latents), *latents.shape[2:])
@@ -148,12 +140,30 @@ class VectorQuantizer(nn.Module):
     def quantize(self, encodings: torch.Tensor) -> torch.Tensor:
         """Latents [B, E, h, w, d] -> nearest codes [B, h, w, d], int64; changes nothing."""
         with torch.no_grad(), torch.autocast(encodings.device.type, enabled=False):
-            latents = self._scaled(encodings)
+            latents = self.scaled(encodings)
             return self._search(_flat(latents)).view(len(latents), *latents.shape[2:])
 
     def embed(self, embedding_indices: torch.Tensor) -> torch.Tensor:
         """Codes [B, h, w, d] -> their vectors [B, E, h, w, d]."""
         return self.embedding[embedding_indices].movedim(-1, 1).contiguous()
+
+    def scaled(self, encodings: torch.Tensor) -> torch.Tensor:
+        """Latents [B, E, h, w, d] as they are compared with codes: float32 or better, on the sphere if codes are."""
+        latents = full_precision(encodings)
+        return F.normalize(latents, dim=1) if self.normalize else latents
+
+    @torch.no_grad()
+    def start_behind(self, first: VectorQuantizer) -> None:
+        """Make this codebook from what another one, just made, leaves of the latents in its reservoir.
+
+        Args:
+            first: with a reservoir of the same size, on the same device.
+        """
+        recent = first._recent_latents()
+        self.reservoir[: len(recent)] = recent - first.embedding[first._search(recent)]
+        for name in ("num_steps", "num_patches", "num_in_reservoir"):
+            getattr(self, name).copy_(getattr(first, name))
+        self._initialize()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -180,10 +190,6 @@ class VectorQuantizer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # -- search --------------------------------------------------------------------------------------------------
-
-    def _scaled(self, encodings: torch.Tensor) -> torch.Tensor:
-        latents = encodings if encodings.dtype == torch.float64 else encodings.float()
-        return F.normalize(latents, dim=1) if self.normalize else latents
 
     def _vectors(self, codes: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return self.embed(codes.view(len(like), *like.shape[2:])).to(like.dtype)
