@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from ctpa_vqgan.metrics.slabs import SLAB, read_slab
+from ctpa_vqgan.metrics.sparse_counts import SparseCounts
 
+LARGEST_TABLE = 2**20  # codes; above, counts would take more than 16 MiB (1 GiB for two books of 8192)
 AIR_HU = -1000.0
 BODY_HU = -950.0  # air around the patient lies below, lung tissue (about -850 HU) above
 
@@ -56,14 +58,12 @@ def body_tokens(volume_hu: Any, factor: int | Sequence[int]) -> torch.Tensor:
 class CodeCounter:
     """Count how often each code occurs, among all tokens and among body tokens.
 
-    Counts add up over updates, so one counter per volume, merged, is one counter per epoch; the ranks of a distributed
-    run can ``all_reduce`` ``counts``.
+    Counts add up over updates, so one counter per volume, merged, is one counter per epoch. Up to 2**20 codes they are
+    a table, which the ranks of a distributed run can ``all_reduce``; above, as with two books, only codes that occurred
+    take memory (24 bytes each).
 
     Args:
         num_embeddings: size of the codebook.
-
-    Attributes:
-        counts: int64 tensor [2, num_embeddings]; row 0 all tokens, row 1 body tokens.
     """
 
     def __init__(self, num_embeddings: int) -> None:
@@ -72,7 +72,18 @@ class CodeCounter:
 
     def reset(self) -> None:
         """Forget everything."""
-        self.counts = torch.zeros(2, self.num_embeddings, dtype=torch.int64)
+        self._sparse = SparseCounts() if self.num_embeddings > LARGEST_TABLE else None
+        self._table = torch.zeros(2, 0 if self._sparse else self.num_embeddings, dtype=torch.int64)
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """int64 [2, num_embeddings]; row 0 all tokens, row 1 body tokens. Above 2**20 codes [2, M] of ``codes``."""
+        return self._table if self._sparse is None else self._sparse.counts
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """The codes that the columns of ``counts`` count, ascending int64: all, or above 2**20 the M that occurred."""
+        return torch.arange(self.num_embeddings) if self._sparse is None else self._sparse.codes
 
     def update(self, codes: torch.Tensor, body: torch.Tensor | None = None) -> None:
         """Count a batch.
@@ -92,7 +103,10 @@ class CodeCounter:
                 f"{self.num_embeddings - 1}; do codes and codebook belong together?"
             )
         for row, chosen in enumerate((codes,) if body is None else (codes, codes[body.to(codes.device)])):
-            self.counts[row] += torch.bincount(chosen.detach().flatten(), minlength=self.num_embeddings).cpu()
+            if self._sparse is None:
+                self._table[row] += torch.bincount(chosen.detach().flatten(), minlength=self.num_embeddings).cpu()
+            else:
+                self._sparse.add(row, chosen)
 
     def merge(self, other: CodeCounter) -> CodeCounter:
         """Add the counts of another counter of the same codebook; returns this one.
@@ -102,13 +116,16 @@ class CodeCounter:
         """
         if other.num_embeddings != self.num_embeddings:
             raise ValueError(f"cannot merge counts of {other.num_embeddings} codes into {self.num_embeddings}")
-        self.counts += other.counts
+        if self._sparse is None:
+            self._table += other._table
+        else:
+            self._sparse.merge(other._sparse)
         return self
 
     def usage(self, body: bool = False) -> float:
         """Share of the codes that occurred at least once; NaN if no token was counted."""
         counts = self.counts[int(body)]
-        return (counts > 0).double().mean().item() if counts.any() else math.nan
+        return int((counts > 0).sum()) / self.num_embeddings if counts.any() else math.nan
 
     def perplexity(self, body: bool = False) -> float:
         """exp of the entropy: how many codes, equally often used, would be as varied; NaN if no token was counted."""

@@ -84,8 +84,8 @@ class VQGAN(nn.Module):
         num_groups: groups of ``norm="group"``.
         num_embeddings: size of the codebook.
         embedding_dim: length of a code.
-        quantizer: a quantizer of your own with the interface of
-            :class:`~ctpa_vqgan.networks.quantizers.VectorQuantizer`; replaces the default one.
+        quantizer: one of :mod:`ctpa_vqgan.networks.quantizers`, or your own with the same interface; replaces the
+            default :class:`~ctpa_vqgan.networks.quantizers.VectorQuantizer`.
         checkpointing: recompute residual blocks in the backward pass to save memory: all of them, or those of each
             level by its own entry, the finest level first (it takes the most memory).
 

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ from ctpa_vqgan.tokens.volume import EncodedVolume
 COMMON = ("network", "num_embeddings", "factor", "hu_window")
 Files = str | os.PathLike | Sequence[str | os.PathLike]
 Embedding = nn.Module | torch.Tensor | np.ndarray
+Embed = Callable[[torch.Tensor], torch.Tensor]  # codes [B, h, w, d] -> vectors [B, E, h, w, d]
+CHUNK = 2**16  # codes whose vectors are in memory at a time
 
 
 class LatentStatistics(NamedTuple):
@@ -107,12 +111,12 @@ class CodesDataset(Dataset):
         self.network: str = headers[0]["network"]
         self.shapes = [latent_shape(header["shape"], header["factor"]) for header in headers]
         self._check_sizes()
-        self.table = _codebook(embed, self.files[0], headers[0]) if latents and embed is not None else None
-        if latents and self.table is None:
+        self._embed = _checked_embed(embed, self.files[0], headers[0]) if latents and embed is not None else None
+        if latents and self._embed is None:
             _check_latents(self.files, headers)
         self.statistics: LatentStatistics | None = None
         if latents and standardize:
-            self.statistics = statistics or self._told(headers) or latent_statistics(self.files, self.table)
+            self.statistics = statistics or self._told(headers) or latent_statistics(self.files, embed)
         # shared, so that workers that outlive an epoch hear of the next one
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -142,11 +146,12 @@ class CodesDataset(Dataset):
         draw = np.random.default_rng([self.seed, int(self._epoch), index])
         return [int(draw.integers(side - n + 1)) for side, n in zip(shape, self.crop)], self.crop
 
+    @torch.no_grad()
     def _latents(self, volume: EncodedVolume, window: tuple[slice, ...]) -> torch.Tensor:
-        if self.table is None:
+        if self._embed is None:
             values = torch.from_numpy(volume.latents[(slice(None), *window)].astype(np.float32))
         else:
-            values = self.table[_integers(volume.codes[window])].movedim(-1, 0).contiguous()
+            values = self._embed(_integers(volume.codes[window])[None])[0].float().contiguous()
         return self.statistics.standardize(values) if self.statistics else values
 
     def _check_sizes(self) -> None:
@@ -162,7 +167,7 @@ class CodesDataset(Dataset):
     def _told(self, headers: Sequence[dict]) -> LatentStatistics | None:
         """The statistics of continuous latents, if all files hold the same."""
         told = [(header.get("latent_mean"), header.get("latent_std")) for header in headers]
-        if self.table is not None or told[0][0] is None or any(other != told[0] for other in told):
+        if self._embed is not None or told[0][0] is None or any(other != told[0] for other in told):
             return None
         return LatentStatistics(*(torch.tensor(values, dtype=torch.float32) for values in told[0]))
 
@@ -186,9 +191,8 @@ def latent_statistics(files: Files, embed: Embedding | None = None) -> LatentSta
         _check_latents(files, headers)
         moments = sum(_moments(EncodedVolume.load(path).latents) for path in files)
     else:
-        table = _codebook(embed, files[0], headers[0]).double().numpy()
-        counts = sum(np.bincount(EncodedVolume.load(path).codes.ravel(), minlength=len(table)) for path in files)
-        moments = np.stack([counts @ np.ones_like(table), counts @ table, counts @ table**2])
+        vectors_of = _checked_embed(embed, files[0], headers[0])
+        moments = sum(_moments_of_codes(EncodedVolume.load(path).codes, vectors_of) for path in files)
     number, total, squares = moments
     mean = total / number
     std = np.sqrt(np.maximum(squares / number - mean**2, 0))
@@ -243,8 +247,8 @@ def _check_latents(files: Sequence[Path], headers: Sequence[dict]) -> None:
             raise refuse(path, "continuous latents", "codes alone", "give embed=network to take the codes' vectors")
 
 
-def _codebook(embed: Embedding, path: Path, header: dict) -> torch.Tensor:
-    """[K, E] float32 on the CPU, of the network that made the file."""
+def _checked_embed(embed: Embedding, path: Path, header: dict) -> Embed:
+    """From codes to vectors on the CPU, by the network that made the file or by a codebook."""
     number = header["num_embeddings"]
     if isinstance(embed, nn.Module):
         if (fingerprint := network_fingerprint(embed)) != header["network"]:
@@ -254,14 +258,16 @@ def _codebook(embed: Embedding, path: Path, header: dict) -> torch.Tensor:
                 f"those of {_short(header['network'])}",
                 "load the model.pt and model.yaml that encoded it",
             )
-        device = next(embed.parameters()).device
-        with torch.no_grad():  # by the quantizer's own embed: a quantizer of one's own may have no table
-            vectors = embed.quantizer.embed(torch.arange(number, device=device).view(1, number, 1, 1))
-        return vectors[0, :, :, 0, 0].T.float().cpu().contiguous()
+        # by the quantizer's own embed, for the codes that come: a table of all is 2 GiB with two books of 8192
+        return copy.deepcopy(embed.quantizer).cpu().embed
     table = torch.as_tensor(embed).detach().float().cpu()
     if table.ndim != 2 or len(table) != number:
         raise ValueError(f"embed must be a network or a codebook [{number}, E], found {tuple(table.shape)}")
-    return table
+    return functools.partial(_look_up, table)
+
+
+def _look_up(table: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    return table[codes].movedim(-1, 1)
 
 
 def _integers(codes: np.ndarray) -> torch.Tensor:
@@ -275,3 +281,15 @@ def _moments(latents: np.ndarray) -> np.ndarray:
         (channel.size, channel.sum(dtype=np.float64), np.square(channel, dtype=np.float64).sum()) for channel in flat
     ]
     return np.array(sums).T
+
+
+@torch.no_grad()
+def _moments_of_codes(codes: np.ndarray, embed: Embed) -> np.ndarray:
+    """:func:`_moments` of the codes' vectors; each code that occurs is looked up once."""
+    moments = 0.0
+    found, counts = np.unique(codes, return_counts=True)
+    for start in range(0, len(found), CHUNK):
+        part, weights = _integers(found[start : start + CHUNK]), counts[start : start + CHUNK].astype(np.float64)
+        vectors = embed(part.view(1, -1, 1, 1))[0, :, :, 0, 0].double().numpy()  # [E, codes]
+        moments = moments + np.stack([np.ones_like(vectors) @ weights, vectors @ weights, vectors**2 @ weights])
+    return moments

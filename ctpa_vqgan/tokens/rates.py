@@ -13,8 +13,7 @@ def order0_entropy_bits(codes: np.ndarray) -> float:
     >>> order0_entropy_bits(np.array([0, 0, 1, 2], np.uint16))
     1.5
     """
-    counts = np.bincount(codes.reshape(-1))
-    share = counts[counts > 0] / codes.size
+    share = np.unique(codes, return_counts=True)[1] / codes.size
     return float(-(share * np.log2(share)).sum()) + 0.0  # no minus zero
 
 

@@ -80,7 +80,8 @@ def decode_files(
 
 def _decode(path: Path, target: Path, network: VQGAN, fingerprint: str, tiles: ExactTileInferer) -> None:
     encoded = EncodedVolume.load(path, network=fingerprint)
-    codes = encoded.codes[None].astype(np.int32)  # torch has few functions for uint16
+    # torch has few functions for unsigned types
+    codes = encoded.codes[None].astype(np.int32 if encoded.num_embeddings <= 2**31 else np.int64)
     with tempfile.TemporaryFile() as file:
         volume = scratch_volume(file, encoded.shape)
         if encoded.residual is None:

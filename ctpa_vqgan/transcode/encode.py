@@ -115,8 +115,7 @@ def _encode(case: Case, network: VQGAN, settings: dict[str, Any], tiles: ExactTi
     volume = load_volume()({"image": case["image"]})["image"]
     hu, window = volume.as_tensor()[None], settings["hu_window"]
     grid = latent_grid(hu.shape[2:], network.factor)
-    # two bytes a code, in a type that torch can write to
-    codes = np.empty((1, *grid), np.int16 if network.num_embeddings <= 2**15 else np.int32)
+    codes = np.empty((1, *grid), _writable_type(network.num_embeddings))
     latents = np.empty((1, network.embedding_dim, *grid), np.float16) if settings["has_latents"] else None
     tiles.encode(hu, network, out=codes, before=lambda tile: scale_hu_(tile.float(), window), latents=latents)
     return EncodedVolume(
@@ -132,6 +131,11 @@ def _encode(case: Case, network: VQGAN, settings: dict[str, Any], tiles: ExactTi
         latents=None if latents is None else latents[0],
         residual=_residual(volume, codes, network, settings),
     )
+
+
+def _writable_type(num_embeddings: int) -> type[np.integer]:
+    """The smallest type that holds every code and that torch can write to: two bytes for 8192 of them."""
+    return next(kind for kind in (np.int16, np.int32, np.int64) if num_embeddings - 1 <= np.iinfo(kind).max)
 
 
 def _residual(volume: MetaTensor, codes: np.ndarray, network: VQGAN, settings: dict[str, Any]) -> Residual | None:

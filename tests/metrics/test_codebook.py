@@ -67,6 +67,57 @@ def test_codes_of_another_codebook_are_refused():
         CodeCounter(8).update(torch.tensor([3]), torch.tensor([True, False]))
 
 
+MANY = 2**26  # two books of 8192
+
+
+def test_counts_of_many_codes_keep_those_that_occurred():
+    counter = CodeCounter(MANY)
+    codes = torch.tensor([MANY - 1, 5, 5, 2**31 % MANY, MANY - 1, 5])
+    counter.update(codes, torch.tensor([True, True, False, False, True, False]))
+    assert counter.codes.tolist() == [0, 5, MANY - 1]
+    assert counter.counts.tolist() == [[1, 3, 2], [0, 1, 2]]
+
+
+def test_many_codes_are_counted_as_few_ones_are(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    table, sparse, parts = CodeCounter(500), CodeCounter(500), []
+    monkeypatch.setattr("ctpa_vqgan.metrics.codebook.LARGEST_TABLE", 499)
+    monkeypatch.setattr("ctpa_vqgan.metrics.sparse_counts.SETTLE", 100)
+    sparse.reset()
+    for _ in range(20):
+        codes = torch.randint(500, (2, 4, 4, 4), generator=generator) ** 2 // 500
+        body = torch.rand(codes.shape, generator=generator) > 0.5
+        table.update(codes, body)
+        sparse.update(codes, body)
+        parts.append(CodeCounter(500))
+        parts[-1].update(codes.to(torch.int16), body)
+    assert sparse.summary() == pytest.approx(table.summary(), rel=1e-12)
+    assert torch.equal(sparse.counts, table.counts[:, sparse.codes])
+    merged = CodeCounter(500)
+    for part in parts:
+        merged.merge(part)
+    assert torch.equal(merged.counts, sparse.counts) and torch.equal(merged.codes, sparse.codes)
+    sparse.reset()
+    assert math.isnan(sparse.usage()) and sparse.summary()["num_tokens"] == 0
+
+
+def test_perplexity_and_usage_of_many_codes_by_hand():
+    counter = CodeCounter(MANY)
+    counter.update(torch.arange(MANY - 4096, MANY))
+    assert counter.usage() == 4096 / MANY
+    assert counter.perplexity() == pytest.approx(4096)
+    assert math.isnan(counter.perplexity(body=True))
+
+
+def test_many_codes_take_no_memory_for_those_that_do_not_occur():
+    counter = CodeCounter(MANY)
+    counter.update(torch.tensor([3, MANY - 1]))
+    counter.merge(CodeCounter(MANY))
+    assert counter.counts.numel() == 4
+    with pytest.raises(ValueError, match=f"from 3 to {MANY}"):
+        counter.update(torch.tensor([3, MANY]))
+
+
 def hand_made_volume():
     """Four cells of 4 x 4 x 4 voxels along z: air, lung, padding, and padding with a quarter of muscle."""
     volume = np.full((4, 4, 16), -1000, np.int16)

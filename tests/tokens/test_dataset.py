@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ctpa_vqgan.errors import UserError
-from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.networks import VQGAN, make_quantizer
 from ctpa_vqgan.tokens import EncodedVolume, network_fingerprint
 from ctpa_vqgan.tokens.dataset import CodesDataset, LatentStatistics, latent_statistics
 
@@ -276,3 +276,30 @@ def test_a_full_size_item_takes_its_crop_alone(make_volume, tmp_path):
     assert EncodedVolume.header(tmp_path / "a.npz")["shape"] == [512, 512, 604]
     item = CodesDataset(tmp_path, (32, 32, 32))[0]
     assert item["codes"].untyped_storage().nbytes() == 8 * 32**3
+
+
+# -- two books: more codes than a table has room for -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fsq", "residual"])
+def test_codes_of_every_kind_of_quantizer_become_their_vectors(kind, make_volume, tmp_path):
+    quantizer = make_quantizer(kind, 8192, 6, levels=(8, 5, 7), init="random", reservoir_size=64)
+    network = VQGAN(channels=(4, 4), quantizer=quantizer).eval()
+    size = quantizer.num_embeddings
+    codes = np.random.default_rng(0).integers(0, size, (8, 7, 5))
+    codes[0, 0, :2] = 0, size - 1
+    volume = make_volume(codes=codes, num_embeddings=size, network=network_fingerprint(network))
+    volume.save(tmp_path / "a.npz")
+    loader = DataLoader(CodesDataset(tmp_path, latents=True, standardize=False, embed=network), num_workers=1)
+    vectors = quantizer.embed(torch.from_numpy(codes)[None])
+    assert torch.equal(next(iter(loader))["latents"], vectors)
+    statistics = latent_statistics(tmp_path, network)
+    torch.testing.assert_close(statistics.mean, vectors.mean((0, 2, 3, 4)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(statistics.std, vectors.std((0, 2, 3, 4), correction=0), rtol=1e-5, atol=1e-6)
+
+
+def test_the_statistics_of_many_codes_are_taken_in_parts(folder, table, monkeypatch):
+    whole = latent_statistics(folder, table)
+    monkeypatch.setattr("ctpa_vqgan.tokens.dataset.CHUNK", 100)
+    for one, other in zip(whole, latent_statistics(folder, table)):
+        torch.testing.assert_close(one, other)

@@ -224,3 +224,13 @@ def test_a_residual_of_another_volume_is_refused(make_volume):
     small = np.zeros((5, 5, 5), np.int16)
     with pytest.raises(ValueError, match=r"residual must be of shape \(30, 28, 17\)"):
         make_volume(residual=bound_error(small, small, 0))
+
+
+def test_codes_of_two_books_come_back_from_a_file(make_volume, tmp_path):
+    """26 bits a code; the largest does not fit a signed number of 16, 24 or 26 bits."""
+    codes = np.random.default_rng(0).integers(0, 2**26, (8, 7, 5))
+    codes[0, 0, :3] = 0, 2**25, 2**26 - 1
+    volume = EncodedVolume.load(make_volume(codes=codes, num_embeddings=2**26).save(tmp_path / "a.npz"))
+    assert volume.codes.dtype == np.uint32 and np.array_equal(volume.codes, codes)
+    assert volume.summary()["packed_bytes"] == 8 * 7 * 5 * 26 / 8
+    assert volume.order0_entropy_bits() == pytest.approx(np.log2(280))

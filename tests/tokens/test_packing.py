@@ -8,7 +8,7 @@ import pytest
 from ctpa_vqgan.tokens.packing import bits_per_code, code_dtype, pack_codes, packed_size, unpack_codes
 
 
-@pytest.mark.parametrize("num_embeddings", [2, 3, 8, 255, 256, 257, 5000, 8192, 65536, 65537, 2**20, 2**32])
+@pytest.mark.parametrize("num_embeddings", [2, 3, 8, 255, 256, 257, 5000, 8192, 65536, 65537, 2**20, 2**26, 2**32])
 @pytest.mark.parametrize("num_codes", [0, 1, 7, 8, 9, 65535, 65536, 65537])
 def test_codes_come_back_and_take_the_stated_bytes(num_embeddings, num_codes):
     rng = np.random.default_rng(num_codes)

@@ -13,7 +13,7 @@ import torch
 from ctpa_vqgan.data import find_cases, load_volume, to_hu
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.inferers import ExactTileInferer
-from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.networks import VQGAN, make_quantizer
 from ctpa_vqgan.tokens import EncodedVolume
 from ctpa_vqgan.transcode import decode_files, encode_cases
 
@@ -199,3 +199,23 @@ def test_a_folder_without_code_files_is_named(network, tmp_path):
         decode_files(tmp_path, network, tmp_path / "out")
     with pytest.raises(UserError, match="no such file or folder"):
         decode_files(tmp_path / "none", network, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["fsq", "residual"])
+def test_other_quantizers_go_there_and_back_within_a_bound(kind, phantom_folder, tmp_path):
+    """Two books of 8192 have 2**26 codes: they need 26 bits and int32 on the way."""
+    torch.manual_seed(0)
+    quantizer = make_quantizer(kind, 8192, 3, levels=(8, 8, 8), init="random", reservoir_size=64)
+    network = VQGAN(channels=(4, 8), quantizer=quantizer).eval()
+    case = find_cases(phantom_folder)[0]
+    encode_cases([case], network, tmp_path / "codes", WINDOW, TILES, max_error_hu=20, progress=False)
+    encoded = EncodedVolume.load(tmp_path / f"codes/{case['case']}.npz", network)
+    assert encoded.num_embeddings == {"fsq": 512, "residual": 2**26}[kind]
+    hu = load_volume()({"image": case["image"]})["image"]
+    scaled = ((hu.as_tensor().double() + 1000) / 1000 - 1).clamp(-1, 1)[None].float()
+    whole = ExactTileInferer(tuple(-(-side // 4) * 4 for side in scaled.shape[2:])).encode(scaled, network)[0]
+    assert np.array_equal(encoded.codes, whole.numpy())
+    decode_files(tmp_path / "codes", network, tmp_path / "back", TILES, progress=False)
+    source, back = nib.load(case["image"]), nib.load(tmp_path / f"back/{case['case']}_decoded.nii.gz")
+    error = np.asarray(back.dataobj).astype(int) - np.asarray(source.dataobj)
+    assert np.abs(error).max() <= 20

@@ -19,21 +19,21 @@ from ctpa_vqgan.networks.quantizers.result import Quantized, full_precision
 class FiniteScalarQuantizer(nn.Module):
     """FSQ, Mentzer et al. 2023, arXiv 2309.15505: bound each channel by tanh, round it, name the product by one code.
 
-    A channel of L levels is bounded to y = tanh(z) in (-1, 1), which L cells of equal width share, and takes the number
-    of its cell. The vector that the decoder sees is atanh of the cell's middle: the number of levels and the rounding
-    are the paper's, and three things differ so that vectors live where latents do.
+    A channel of L levels is bounded to tanh(z) in (-1, 1), which L cells of equal width share, and takes the number of
+    its cell; for an even L a cell ends at 0, for an odd one 0 is a cell's middle (the paper's half-step offset). The
+    vector that the decoder sees is atanh of the cell's middle. That differs from the paper in three ways, all so that
+    vectors live where latents do:
 
-    * The paper's vectors lie in [-1, 1] and its latents anywhere. A diffusion model's latents are quantized once more
-      before they are decoded (``decode_stage_2_outputs``), and tanh moves a vector of [-1, 1] to another level.
-      Through atanh, the inverse of the bound, ``quantize(embed(codes)) == codes``.
-    * The paper bounds to the outermost levels, which leaves their cells half as wide and atanh infinite. Equal cells
-      have a finite middle.
-    * The paper moves the bound so that z = 0 lies on a level also where L is even, which a convolution's bias does as
-      well.
+    * The paper's vectors lie in [-1, 1], and its latents anywhere. A diffusion model's latents are quantized before
+      they are decoded (``decode_stage_2_outputs``), and a second tanh would move a vector to another level. Through
+      atanh, the inverse of the bound, ``quantize(embed(codes)) == codes`` for every code.
+    * The paper bounds to the outermost levels themselves: their cells are half as wide, and their atanh is infinite.
+      Equal cells all have a finite middle.
+    * The paper shifts z so that 0 lies on a level for an even L too. A convolution's bias does the same.
 
-    The gradient passes the rounding and the inverse of the bound but sees the bound itself:
-    d vector / d z = (1 - y**2) / (1 - middle**2), which is 1 at the middle of a cell and fades beyond the outermost
-    ones. A gradient of 1 everywhere would push latents out there for ever.
+    The gradient goes straight through the rounding, and through the bound as it is: d vector / d z is
+    (1 - tanh(z)**2) / (1 - middle**2), about 1 inside, and it fades for latents far out. Were it 1 everywhere, latents
+    would drift outwards without end, because no loss holds them.
 
     Args:
         levels: levels per channel; their number is ``embedding_dim``, their product ``num_embeddings``. The paper
@@ -72,9 +72,8 @@ class FiniteScalarQuantizer(nn.Module):
             codes = self.quantize(latents)
             vectors = self.embed(codes).to(latents.dtype)
             if latents.requires_grad:
-                bounded, middle = torch.tanh(latents), torch.tanh(vectors)
-                slope = 1 / (1 - middle.square())
-                vectors = vectors + (bounded - bounded.detach()) * slope
+                bounded = torch.tanh(latents)
+                vectors = vectors + (bounded - bounded.detach()) / (1 - torch.tanh(vectors).square())
             return Quantized(vectors, codes, latents.new_zeros(()))
 
     @torch.no_grad()

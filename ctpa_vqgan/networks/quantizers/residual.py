@@ -3,7 +3,7 @@
 Two books of 8192 codes name 2**26 vectors with the memory and the search of 16 384.
 """
 
-# B batch, E embedding, h w d latent positions, K codes per book, N = B h w d positions
+# B batch, E embedding, h w d latent positions, K codes per book
 
 from __future__ import annotations
 

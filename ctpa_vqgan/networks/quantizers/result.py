@@ -1,6 +1,6 @@
-"""What every quantizer returns, and how latents are laid out to be searched."""
+"""What every quantizer returns, and the precision that all compute in."""
 
-# B batch, E embedding, h w d latent positions, N = B h w d positions
+# B batch, E embedding, h w d latent positions
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 class Quantized(NamedTuple):
     """Result of a quantizer."""
 
-    latents: torch.Tensor  # [B, E, h, w, d], the codes' vectors; gradients pass them to the input
+    latents: torch.Tensor  # [B, E, h, w, d], the codes' vectors; their gradient passes the rounding
     codes: torch.Tensor  # [B, h, w, d], int64
     loss: torch.Tensor  # scalar commitment loss, unweighted
 

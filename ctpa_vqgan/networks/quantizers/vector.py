@@ -160,9 +160,13 @@ class VectorQuantizer(nn.Module):
             first: with a reservoir of the same size, on the same device.
         """
         recent = first._recent_latents()
-        self.reservoir[: len(recent)] = recent - first.embedding[first._search(recent)]
-        for name in ("num_steps", "num_patches", "num_in_reservoir"):
-            getattr(self, name).copy_(getattr(first, name))
+        left = recent - first.embedding[first._search(recent)]
+        # a latent that became a code leaves exactly nothing, which says nothing of those to come
+        telling = left[left.any(dim=1)] if left.any() else left
+        self.reservoir[: len(telling)] = telling
+        self.num_in_reservoir.fill_(len(telling))
+        self.num_patches.copy_(first.num_patches)
+        self.num_steps.copy_(first.num_steps)
         self._initialize()
 
     @torch.no_grad()
