@@ -38,9 +38,9 @@ from ctpa_vqgan.data import to_hu
 from ctpa_vqgan.data.transforms import prepare_volume
 from ctpa_vqgan.handlers import load_weights
 from ctpa_vqgan.inferers import ExactTileInferer, VQGANInferer, latent_grid
-from ctpa_vqgan.inferers.precision import numerics
 from ctpa_vqgan.inferers.sliding import pad_to_multiple
 from ctpa_vqgan.networks import VQGAN, Halo
+from ctpa_vqgan.precision import numerics
 from ctpa_vqgan.provenance import facts
 
 HU = 1000.0  # of 1 on the network's scale

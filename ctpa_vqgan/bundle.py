@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,25 @@ import torch
 from ctpa_vqgan.data import Case, validation_cases
 from ctpa_vqgan.errors import UserError, user_error
 from ctpa_vqgan.handlers import load_weights
+from ctpa_vqgan.inferers import VQGANInferer
+from ctpa_vqgan.inferers.bf16_check import trusted_precision
+from ctpa_vqgan.inferers.exact import DEFAULT_TILE
 from ctpa_vqgan.losses import LPIPS
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.networks.discriminators import min_side
 from ctpa_vqgan.networks.vqgan import checked_factor
+from ctpa_vqgan.precision import PRECISIONS, uses_bf16
 from ctpa_vqgan.provenance import facts
-from ctpa_vqgan.trainer import GAN_TERMS, PRECISIONS, uses_bf16
+from ctpa_vqgan.trainer import GAN_TERMS
 from ctpa_vqgan.transcode import decode_files, encode_cases
 
 __all__ = [
     "autocasts",
     "begin",
+    "budget_bytes",
     "check_discriminators",
     "check_knobs",
+    "check_memory",
     "decode_files",
     "default_device",
     "default_stride",
@@ -38,6 +45,8 @@ __all__ = [
     "overlap",
     "report_settings",
     "start_from",
+    "tile_precision",
+    "trusted_precision",
 ]
 
 logger = logging.getLogger(__name__)
@@ -84,6 +93,42 @@ def autocasts(device: torch.device | str, precision: str) -> bool:
     return torch.device(device).type == "cuda" and uses_bf16(device, precision)
 
 
+def tile_precision(
+    network: VQGAN,
+    tile_size: Sequence[int] | None,
+    device: torch.device | str,
+    precision: str,
+    memory_gb: float | None = None,
+) -> str:
+    """:func:`trusted_precision` for exact tiles with their halo.
+
+    Args:
+        network: with its weights, on the device.
+        tile_size: core of a tile in voxels; None for the default.
+        device: where the network is.
+        precision: of :data:`~ctpa_vqgan.precision.CODE_PRECISIONS`.
+        memory_gb: the knob; a budget's tiles are as large as each volume allows, so none can be tried beforehand.
+
+    Raises:
+        UserError: bf16 fails its test, or cannot be tried.
+    """
+    if precision != "bf16":
+        return precision
+    if memory_gb is not None:
+        raise UserError(
+            "code_precision: bf16 needs a tile_size that can be tried first, found memory_gb; set tile_size and "
+            "memory_gb=null, or code_precision=float32"
+        )
+    halo = [max(pair) for pair in zip(*network.halo)]
+    size = [side + 2 * h * f for side, h, f in zip(tile_size or DEFAULT_TILE, halo, network.factor)]
+    return trusted_precision(network, size, device, precision)
+
+
+def budget_bytes(memory_gb: float | None) -> int | None:
+    """The knob ``memory_gb`` in bytes."""
+    return None if memory_gb is None else int(memory_gb * 1e9)
+
+
 def first_cases(source: str, val_fraction: float, number: int) -> list[Case]:
     """The validation cases that are reconstructed while training: the first ``number`` of them."""
     return validation_cases(source, val_fraction)[:number]
@@ -113,8 +158,9 @@ def start_from(network: VQGAN, path: str | None) -> None:
 
 
 def report_settings(device: torch.device | str, precision: str, **settings: Any) -> dict[str, Any]:
-    """What a report says about how its numbers were made."""
+    """What a report says about how its numbers were made; settings that are None are left out."""
     computed = "bf16 windows, float32 codes" if autocasts(device, precision) else "float32"
+    settings = {name: value for name, value in settings.items() if value is not None}
     return {**facts(device), "precision": computed, **settings}
 
 
@@ -127,11 +173,13 @@ def check_knobs(
     precision: str,
     channels: Sequence[int],
     numbers: Mapping[str, float],
+    memory_gb: float | None = None,
     **counts: int,
 ) -> None:
     """Refuse settings that cannot work, before any data is read.
 
-    ``numbers`` must not be negative, ``counts`` are whole and at least 1.
+    ``numbers`` must not be negative, ``memory_gb`` must be more than nothing if it is set, ``counts`` are whole and at
+    least 1.
 
     Raises:
         UserError: names the knob, what was expected and what was found.
@@ -144,6 +192,9 @@ def check_knobs(
             raise UserError(
                 f"{name}: expected a number that is not negative, found {value!r} (in YAML 1.0e-4, not 1e-4)"
             )
+    real = isinstance(memory_gb, (int, float)) and not isinstance(memory_gb, bool)
+    if memory_gb is not None and not (real and 0 < memory_gb < math.inf):
+        raise UserError(f"memory_gb: expected null or a number of gigabytes above 0, found {memory_gb!r}")
     if precision not in PRECISIONS:
         raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
     if not isinstance(channels, (list, tuple)) or not all(isinstance(c, int) and c > 0 for c in channels):
@@ -169,6 +220,17 @@ def check_knobs(
         raise UserError(f"device: {device} was asked for, but PyTorch finds no CUDA GPU; set device to cpu")
     if kind == "cuda" and (torch.device(device).index or 0) >= (number := torch.cuda.device_count()):
         raise UserError(f"device: {device} was asked for, but there are {number} CUDA GPUs, counted from cuda:0")
+
+
+def check_memory(inferer: VQGANInferer, network: VQGAN, device: torch.device | str, precision: str) -> None:
+    """Refuse a budget that windows of ``patch_size`` do not fit now, not at the first validation.
+
+    Raises:
+        BudgetTooSmall: names the budget that they need.
+    """
+    kind = torch.device(device).type
+    with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=autocasts(device, precision)):
+        inferer.check_memory(network)
 
 
 def check_discriminators(patch_size: Sequence[int], num_layers: int, loss_weights: Mapping[str, float]) -> None:

@@ -30,18 +30,11 @@ from ctpa_vqgan.losses import (
     ramp,
 )
 from ctpa_vqgan.metrics import CodeCounter, body_tokens
+from ctpa_vqgan.precision import PRECISIONS, uses_bf16
 
-PRECISIONS = ("auto", "bf16", "float32")
 GAN_TERMS = ("adversarial", "feature_matching")
 
 logger = logging.getLogger(__name__)
-
-
-def uses_bf16(device: torch.device | str, precision: str) -> bool:
-    """Whether to autocast to bf16; ``"auto"`` does where a CUDA device computes in it natively."""
-    if precision != "auto":
-        return precision == "bf16"
-    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def weight_ema(network: nn.Module, decay: float = 0.999) -> AveragedModel:
@@ -56,6 +49,18 @@ def weight_ema(network: nn.Module, decay: float = 0.999) -> AveragedModel:
         return averaged.lerp(current, 1 - min(decay, (1 + n) / (10 + n)))
 
     return AveragedModel(network, avg_fn=average).eval()
+
+
+def _compile_as_one(module: nn.Module) -> None:
+    """:meth:`torch.nn.Module.compile`, for which a ``Sequential`` is many graphs: its own code lies in torch.nn.
+
+    As there, state_dict, pickle and copies know nothing of it.
+    """
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return module._call_impl(x)
+
+    module._compiled_call_impl = torch.compile(call, dynamic=False)
 
 
 class VQGANTrainer(Trainer):
@@ -88,6 +93,8 @@ class VQGANTrainer(Trainer):
         max_grad_norm: gradients of each network are clipped to this norm.
         precision: ``"bf16"`` autocast, ``"float32"``, or ``"auto"``: bf16 where a CUDA device has it, float32
             elsewhere.
+        compile: let ``torch.compile`` make encoder and decoder faster, once for the one shape of the patches; where it
+            cannot, a line says so and training goes on without. The network's state_dict and copies stay plain.
         hu_window: HU at -1 and 1, to tell body tokens from air.
         inferer: how the network is called with a micro-batch; a plain call by default.
 
@@ -116,6 +123,7 @@ class VQGANTrainer(Trainer):
         adversarial_ramp: int = 0,
         max_grad_norm: float = 1.0,
         precision: str = "auto",
+        compile: bool = False,
         hu_window: Sequence[float] = (-1000.0, 1000.0),
         inferer: Inferer | None = None,
         epoch_length: int | None = None,
@@ -154,6 +162,7 @@ class VQGANTrainer(Trainer):
         self.micro_batch_size, self.max_grad_norm, self.hu_window = micro_batch_size, max_grad_norm, tuple(hu_window)
         self.adversarial_start, self.adversarial_ramp = adversarial_start, adversarial_ramp
         self.bf16 = uses_bf16(self.state.device, precision)
+        self._to_compile = compile
         self.inferer = inferer or SimpleInferer()
         self.codes = CodeCounter(network.num_embeddings)
         self.terms: dict[str, float] = {}
@@ -195,7 +204,9 @@ class VQGANTrainer(Trainer):
             self.discriminator.train()
             self.d_optimizer.zero_grad(set_to_none=True)
 
-        sums: dict[str, float] = {}
+        if self._to_compile:
+            self._compile(images[: self.micro_batch_size])
+        totals: dict[str, torch.Tensor] = {}
         reconstructions = []
         for micro in images.split(self.micro_batch_size):
             share = len(micro) / len(images)
@@ -203,14 +214,16 @@ class VQGANTrainer(Trainer):
             if weight:
                 values |= self._discriminator_pass(micro, reconstruction, share)
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * share
+                totals[name] = totals.get(name, 0.0) + value.double() * share
             reconstructions.append(reconstruction)
         engine.state.output = {Keys.IMAGE: images, Keys.PRED: torch.cat(reconstructions)}
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
 
-        sums["generator_grad_norm"] = self._clip(self.network)
+        totals["generator_grad_norm"] = self._clip(self.network)
         if weight:
-            sums["discriminator_grad_norm"] = self._clip(self.discriminator)
+            totals["discriminator_grad_norm"] = self._clip(self.discriminator)
+        # one transfer: asking for each number would make the CPU wait for the GPU each time
+        sums = dict(zip(totals, torch.stack([value.double() for value in totals.values()]).tolist()))
         self._refuse_bad_numbers(sums, batchdata)
         self._step(self.g_optimizer, self.g_scheduler)
         if weight:
@@ -224,6 +237,27 @@ class VQGANTrainer(Trainer):
         engine.state.output[Keys.LOSS] = sums["loss"]
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+    def _compile(self, micro: torch.Tensor) -> None:
+        """Compile encoder and decoder in place; a trial pass shows whether that works here. Leaves no gradient."""
+        self._to_compile = False
+        parts = (self.network.encoder, self.network.decoder)
+        began = time.perf_counter()
+        try:
+            for part in parts:
+                _compile_as_one(part)
+            with self._autocast():
+                latents = self.network.encode(micro)
+                reconstruction = self.network.decode(latents.to(micro.dtype))
+            weights = [weight for part in parts for weight in part.parameters()]
+            torch.autograd.grad(reconstruction.sum(), weights)
+        except Exception as error:  # of a compiler, a driver or a library: of any class
+            for part in parts:
+                part._compiled_call_impl = None
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            logger.warning("torch.compile failed here (%s); training goes on without it", reason[:300])
+        else:
+            logger.info("compiled encoder and decoder in %.0f s", time.perf_counter() - began)
 
     def _adversarial_weight(self) -> float:
         """The ramp's weight; 0 while the discriminator has nothing to do."""
@@ -272,9 +306,9 @@ class VQGANTrainer(Trainer):
         (loss * share).backward()
         return {"discriminator": loss.detach()}
 
-    def _clip(self, module: nn.Module) -> float:
+    def _clip(self, module: nn.Module) -> torch.Tensor:
         """Clip the gradient, and tell its norm before that."""
-        return float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm))
+        return torch.nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm)
 
     def _step(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
         optimizer.step()

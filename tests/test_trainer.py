@@ -1,6 +1,8 @@
 """One optimizer step at a time: what it does, what it leaves alone, and that a stopped run goes on as if it had not."""
 
+import copy
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -331,6 +333,61 @@ def test_bf16_is_for_cuda_unless_asked_for():
     assert trainer.bf16
     assert trainer.network.quantizer.embedding.dtype == torch.float32
     assert trainer.state.output[0]["pred"].dtype == torch.float32
+
+
+# -- compilation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_learns_what_a_plain_one_learns_and_its_copies_stay_plain():
+    """Half a minute of the C++ compiler's time the first time, though the network has a single level and one block."""
+    from torch._inductor import config as inductor
+
+    ends = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        quantizer = VectorQuantizer(16, 4, init_steps=1, reservoir_size=256, patches_in_reservoir=8)
+        network = VQGAN(channels=(4,), factor=(2, 2, 2), num_res_blocks=(1, 0), quantizer=quantizer)
+        ema = weight_ema(network)
+        trainer = make_trainer(network, Patches(4), max_epochs=2, ema=ema, compile=compiled, micro_batch_size=2)
+        trainer.g_optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+        with inductor.patch({"cpp.simdlen": 1}):  # scalar code compiles in half the time
+            trainer.run()
+        assert (network.encoder._compiled_call_impl is not None) == compiled
+        assert ema.module.encoder._compiled_call_impl is None
+        assert copy.deepcopy(network).decoder._compiled_call_impl is None
+        ends.append((state_of(network, ema), trainer.terms))
+    # sums in another order: a few times 1e-7 of the values, over two steps
+    assert_equal_states(ends[0][0], ends[1][0], rtol=1e-4, atol=1e-5)
+    assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-4)
+
+
+@pytest.mark.parametrize("broken", ["compiler", "code"])
+def test_without_a_compiler_training_goes_on_with_a_line_and_the_same_result(monkeypatch, caplog, broken):
+    def fails(function, dynamic):
+        if broken == "compiler":
+            raise RuntimeError("Cannot find a working triton installation.\nMore lines")
+
+        def broken_code(*inputs):
+            raise OSError("no such library")
+
+        return broken_code
+
+    monkeypatch.setattr(torch, "compile", fails)
+    ends = []
+    for compiled in (False, True):
+        network = make_network()
+        make_trainer(network, Patches(4), compile=compiled).run()
+        ends.append(state_of(network))
+        assert network.encoder._compiled_call_impl is network.decoder._compiled_call_impl is None
+    assert_equal_states(*ends)
+    (line,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    reason = (
+        "RuntimeError: Cannot find a working triton installation."
+        if broken == "compiler"
+        else "OSError: no such library"
+    )
+    assert line == f"torch.compile failed here ({reason}); training goes on without it"
 
 
 # -- handlers of others ------------------------------------------------------------------------------------------------

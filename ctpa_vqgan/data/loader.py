@@ -8,6 +8,7 @@ import functools
 import mmap
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from monai.data import DataLoader, list_data_collate
@@ -17,14 +18,24 @@ from ctpa_vqgan.data.patches import IMAGE, GridPatches, RandomPatchDataset
 from ctpa_vqgan.data.transforms import empty
 
 
-def patch_loader(dataset: RandomPatchDataset | GridPatches, batch_size: int, num_workers: int = 0) -> DataLoader:
+def patch_loader(
+    dataset: RandomPatchDataset | GridPatches, batch_size: int, num_workers: int = 0, page_locked: bool = False
+) -> DataLoader:
     """Batches ``{"image": [B, 1, H, W, D], "case": [...], "sample": [B], ...}`` in the order of sample numbers.
 
     ``"unreadable"`` holds texts about files that could not be read, for
     :class:`ctpa_vqgan.handlers.Quarantine`; empty as a rule.
+
+    Args:
+        dataset: where patches come from.
+        batch_size: patches per batch.
+        num_workers: loader processes; 0 loads in this one.
+        page_locked: put images into page-locked memory, from which a CUDA device copies while the CPU goes on; for no
+            other device.
     """
     return PatchLoader(
         dataset,
+        page_locked,
         batch_size=batch_size,
         num_workers=num_workers,
         sampler=_SampleNumbers(dataset) if isinstance(dataset, RandomPatchDataset) else None,
@@ -70,13 +81,23 @@ class PatchLoader(DataLoader):
     PyTorch's own way takes fresh memory for each batch, and filling that with zeros and pages takes longer than all
     else that is done to a patch; it also needs a large ``/dev/shm``, which containers lack. Where processes are not
     forked, it is PyTorch's way.
+
+    Args:
+        dataset: where patches come from.
+        page_locked: see :func:`patch_loader`. PyTorch's ``pin_memory`` would copy every batch once more, in a thread.
+        kwargs: those of MONAI's loader.
     """
+
+    def __init__(self, dataset: RandomPatchDataset | GridPatches, page_locked: bool = False, **kwargs: Any) -> None:
+        super().__init__(dataset, **kwargs)
+        self.page_locked = page_locked
 
     def __iter__(self) -> Iterator[dict]:
         """One epoch, or what is left of it."""
         self.collate_fn = collate_patches
         if not self.num_workers or multiprocessing.get_start_method() != "fork":
-            yield from super().__iter__()
+            for batch in super().__iter__():
+                yield {**batch, IMAGE: batch[IMAGE].pin_memory()} if self.page_locked else batch
             return
         shared, start = self._shared_memory(), self.dataset.start
         self.dataset.shared = shared  # what is set now, the processes to be forked have
@@ -86,7 +107,11 @@ class PatchLoader(DataLoader):
         for number, batch in enumerate(batches):
             count = len(batch["sample"])
             assert IMAGE in batch or batch["sample"][0] == start + number * self.batch_size
-            yield batch if IMAGE in batch else {**batch, IMAGE: _taken(shared[number % len(shared), :count])}
+            if IMAGE not in batch:
+                batch[IMAGE] = _taken(shared[number % len(shared), :count], self.page_locked)
+            elif self.page_locked:
+                batch[IMAGE] = batch[IMAGE].pin_memory()
+            yield batch
 
     def _shared_memory(self) -> torch.Tensor:
         """A place for every batch that PyTorch asks for in advance, and one for the batch just handed over."""
@@ -96,10 +121,9 @@ class PatchLoader(DataLoader):
         return torch.frombuffer(memory, dtype=torch.float32).reshape(shape)
 
 
-def _taken(source: torch.Tensor) -> torch.Tensor:
-    """A copy, pinned where there is a GPU: the place will be written anew while the trainer still has the batch."""
-    pinned = torch.cuda.is_available()
-    target = torch.empty(source.shape, pin_memory=True) if pinned else empty(source.shape)
+def _taken(source: torch.Tensor, page_locked: bool) -> torch.Tensor:
+    """A copy: the place will be written anew while the trainer still has the batch."""
+    target = torch.empty(source.shape, pin_memory=True) if page_locked else empty(source.shape)
     return target.copy_(source).transpose(-3, -1)
 
 

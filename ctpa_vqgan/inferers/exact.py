@@ -16,7 +16,6 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
 from ctpa_vqgan.inferers.memory import decoding_bytes, encoding_bytes, largest_core, release_freed
-from ctpa_vqgan.inferers.precision import PRECISIONS, numerics
 from ctpa_vqgan.inferers.streams import (
     PerTile,
     codes_target,
@@ -29,6 +28,7 @@ from ctpa_vqgan.inferers.streams import (
 )
 from ctpa_vqgan.inferers.tiles import Tile, grid_tiles, in_voxels, latent_grid, length
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.precision import CODE_PRECISIONS, numerics
 from ctpa_vqgan.progress import progress_bar
 
 Volume = TypeVar("Volume", torch.Tensor, np.ndarray)
@@ -86,8 +86,8 @@ class ExactTileInferer(Inferer):
         super().__init__()
         if tile_size is not None and memory_bytes is not None:
             raise ValueError(f"give tile_size or memory_bytes, not both; found {tuple(tile_size)} and {memory_bytes}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
+        if precision not in CODE_PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(CODE_PRECISIONS)}, found {precision!r}")
         self.tile_size = None if memory_bytes is not None else tuple(tile_size or DEFAULT_TILE)
         self.memory_bytes, self.offset, self.precision = memory_bytes, tuple(offset), precision
         self.cval, self.progress = cval, progress

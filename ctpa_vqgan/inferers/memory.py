@@ -1,4 +1,4 @@
-"""How much memory a tile takes, found without computing it; and the largest tile for a budget."""
+"""How much memory tiles and windows take, found without computing them; and the largest ones for a budget."""
 
 # B batch, C channels, H W D voxels, h w d latent positions
 
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.networks.vqgan import LARGEST_TENSOR
 
 Run = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
 # Above what is counted: gaps that blocks of unlike sizes leave in the allocator's heap (up to 50 % were measured), and
@@ -26,10 +27,11 @@ SLACK, RESERVE = 1.6, 48 * 2**20
 # Copies of a tile that the steps before and after the network may hold at once: five float32 are enough for
 # conversion, scaling, clipping and rounding one after the other.
 COPIES = 5
+SEARCHED = 32  # latent positions per axis of which the search for the nearest code is counted
 
 
 class BudgetTooSmall(ValueError):
-    """No tile of this network fits the memory that it may take."""
+    """No tile or window of this network fits the memory that it may take."""
 
 
 def peak_bytes(work: Callable[[torch.Tensor], Any], size: Sequence[int], dtype: torch.dtype, device: Any) -> int:
@@ -38,8 +40,14 @@ def peak_bytes(work: Callable[[torch.Tensor], Any], size: Sequence[int], dtype: 
     Nothing is computed and nothing allocated: the layers run on tensors that know only their shape. What convolutions
     take besides their result is added from :func:`_scratch_bytes`.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
-        work(torch.zeros(tuple(size), dtype=dtype, device=device))
+    caching = torch.is_autocast_cache_enabled()
+    try:
+        # or weights without values would stay behind as the cached bf16 copies of real ones
+        torch.set_autocast_cache_enabled(False)
+        with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
+            work(torch.zeros(tuple(size), dtype=dtype, device=device))
+    finally:
+        torch.set_autocast_cache_enabled(caching)
     return live.peak
 
 
@@ -61,8 +69,10 @@ def _malloc_trim() -> Callable[[int], int] | None:
         return None
 
 
-def encoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequence[int]) -> int:
+def encoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequence[int]) -> float:
     """Most bytes while a tile of so many latent positions, with halo and without, becomes codes.
+
+    Infinite where a tensor would be larger than convolutions can be trusted with.
 
     Args:
         network: whose tile it is.
@@ -71,6 +81,8 @@ def encoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequen
         core: latent positions without.
     """
     parameter, size = next(network.parameters()), [a * f for a, f in zip(around, network.factor)]
+    if network.largest_activation(size) > LARGEST_TENSOR:
+        return math.inf
     voxels = (1, network.in_channels, *size)
     encoder = peak_bytes(functools.partial(run, network.encode), voxels, parameter.dtype, parameter.device)
     places = (1, network.embedding_dim, *core)
@@ -80,13 +92,36 @@ def encoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequen
     return max(encoder, latents + search, reading)
 
 
-def decoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequence[int]) -> int:
+def decoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequence[int]) -> float:
     """:func:`encoding_bytes` for the way back."""
+    if network.largest_activation([a * f for a, f in zip(around, network.factor)]) > LARGEST_TENSOR:
+        return math.inf
     parameter, block = next(network.parameters()), math.prod(network.factor)
     work = functools.partial(run, network.decode_samples)
     decoder = peak_bytes(work, (1, *around), torch.int64, parameter.device)
     voxel = block * network.out_channels * parameter.element_size()
     return max(decoder, voxel * (math.prod(around) + COPIES * math.prod(core)))
+
+
+def window_bytes(network: VQGAN, batch: torch.Size, dtype: torch.dtype, device: Any) -> float:
+    """:func:`encoding_bytes` for a batch [B, C, H, W, D] of windows there and back, with the weights that blend them.
+
+    The precision and gradient mode that are on now count.
+    """
+    if batch[0] * network.largest_activation(batch[2:]) > LARGEST_TENSOR:
+        return math.inf
+
+    grid = [side // factor for side, factor in zip(batch[2:], network.factor)]
+    places = (batch[0], network.embedding_dim, *grid)
+    encoder = peak_bytes(network.encode, batch, dtype, device)
+    decoder = peak_bytes(network.decode, places, dtype, device)
+    # beyond some thousands of latents the search takes no more but its results: a step for each chunk would take long
+    some = (1, network.embedding_dim, *(min(side, SEARCHED) for side in grid))
+    search = peak_bytes(network.quantizer.quantize, some, dtype, device) + 4 * math.prod(places) * dtype.itemsize
+    weights, learns = math.prod(batch[2:]) * dtype.itemsize, any(p.requires_grad for p in network.parameters())
+    if torch.is_grad_enabled() and learns:  # what the backward pass would need of one is kept beside the others
+        return encoder + search + decoder + weights
+    return max(encoder, search, decoder) + weights
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -164,7 +199,7 @@ def largest_core(
     @functools.cache
     def needed(side: int) -> int:
         around = tuple(min(c + 2 * h, g) for c, h, g in zip(core(side), halo, grid))
-        return math.ceil(SLACK * bytes_of(around, core(side)) + RESERVE)
+        return _with_slack(bytes_of(around, core(side)))
 
     sides = range(1, max(g * f for g, f in zip(grid, factor)) // min(factor) + 1)
     place = bisect.bisect_right(sides, memory_bytes, key=needed)
@@ -174,3 +209,56 @@ def largest_core(
             f"with its halo, needs {needed(sides[0])} ({needed(sides[0]) / 2**20:.0f} MiB)"
         )
     return tuple(math.ceil(g / math.ceil(g / c)) for g, c in zip(grid, core(sides[place - 1])))
+
+
+def largest_window(
+    memory_bytes: int,
+    least: Sequence[int],
+    overlap: Sequence[int],
+    size: Sequence[int],
+    factor: Sequence[int],
+    bytes_of: Callable[[tuple[int, ...]], float],
+) -> tuple[int, ...]:
+    """The largest window of a volume that fits: ``least`` or more, and a cube beyond that, as cubes overlap least.
+
+    In the end windows are made equal: as small as their number allows.
+
+    Args:
+        memory_bytes: the budget.
+        least: window to begin with, in voxels, not beyond the volume.
+        overlap: voxels that neighbours share.
+        size: of the volume, multiples of the factor.
+        factor: multiple that sides have.
+        bytes_of: most bytes for a window.
+
+    Raises:
+        BudgetTooSmall: if ``least`` does not fit; names the budget that it needs.
+    """
+
+    def window(side: int) -> tuple[int, ...]:
+        return tuple(min(max(side * min(factor) // f * f, w), s) for f, w, s in zip(factor, least, size))
+
+    @functools.cache
+    def needed(window: tuple[int, ...]) -> float:
+        return _with_slack(bytes_of(window))
+
+    lowest = needed(tuple(least))
+    if memory_bytes < lowest < math.inf:  # what is infinite, the network refuses with a reason
+        raise BudgetTooSmall(
+            f"memory_bytes={memory_bytes} is too little for windows of {tuple(least)} voxels: they need {lowest} "
+            f"({lowest / 2**20:.0f} MiB); lower roi_size (patch_size) or sw_batch_size"
+        )
+    sides = range(1, max(size) // min(factor) + 1)
+    largest = window(bisect.bisect_right(sides, memory_bytes, key=lambda side: needed(window(side))))
+    equal = []
+    for w, low, shared, s, f in zip(largest, least, overlap, size, factor):
+        if w < s:
+            steps = -(-(s - shared) // (w - shared))
+            even = shared - (-(s - shared) // steps)
+            w = max(low, -(-even // f) * f)
+        equal.append(w)
+    return tuple(equal)
+
+
+def _with_slack(counted: float) -> float:
+    return math.ceil(SLACK * counted + RESERVE) if math.isfinite(counted) else counted

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +15,14 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer, sliding_window_inference
 from tqdm import tqdm
 
+from ctpa_vqgan.inferers.bf16_check import check_bf16
+from ctpa_vqgan.inferers.memory import largest_window, window_bytes
+from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.progress import progress_bar
 
 BLEND_MODES = ("gaussian", "linear", "constant")
+
+logger = logging.getLogger(__name__)
 
 
 class VQGANInferer(SlidingWindowInferer):
@@ -24,6 +31,10 @@ class VQGANInferer(SlidingWindowInferer):
     Each window is encoded and decoded by itself and the images are blended, the classic way. The volume is padded at
     its end to a multiple of the network's factor, and windows shrink to it where it is smaller. A network that does not
     tell its factor may need whole windows: for it, a smaller volume is padded to the window on both sides.
+
+    With ``memory_bytes`` windows grow as far as memory allows, up to the whole volume. Neighbours still share as many
+    voxels as windows of ``roi_size`` would, so that less is computed twice. Under bf16 autocast, windows larger than
+    all that came before pass :func:`~ctpa_vqgan.inferers.bf16_check.check_bf16` first, or ``roi_size`` stays.
 
     Args:
         roi_size: window in voxels; each side a multiple of the factor.
@@ -36,9 +47,13 @@ class VQGANInferer(SlidingWindowInferer):
         device: where the result is stitched; ``"cpu"`` keeps whole volumes off a small GPU.
         progress: show a bar over the windows.
         factor: multiple that sides must have, for networks without a ``factor`` of their own.
+        memory_bytes: what ``sw_batch_size`` windows may take where they are computed, above the weights, the volume
+            and its result; needs a :class:`~ctpa_vqgan.networks.VQGAN`. By default windows are those of ``roi_size``.
 
     Raises:
-        ValueError: for an unknown mode, an overlap outside [0, 1), or a window that is no multiple of the factor.
+        ValueError: for an unknown mode, an overlap outside [0, 1), a window that is no multiple of the factor, or
+            ``memory_bytes`` with another network.
+        BudgetTooSmall: when called, if windows of ``roi_size`` do not fit ``memory_bytes``.
 
     Example:
         >>> inferer = VQGANInferer(roi_size=(32, 32, 16))
@@ -58,6 +73,7 @@ class VQGANInferer(SlidingWindowInferer):
         device: torch.device | str | None = None,
         progress: bool = False,
         factor: Sequence[int] | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         if mode not in BLEND_MODES:
             raise ValueError(f"mode must be one of {', '.join(BLEND_MODES)}, found {mode!r}")
@@ -76,8 +92,10 @@ class VQGANInferer(SlidingWindowInferer):
             device=device,
             progress=progress,
         )
-        self.blend_mode, self.factor = mode, factor
-        self._weights: dict[tuple[int, ...], torch.Tensor] = {}
+        self.blend_mode, self.factor, self.memory_bytes = mode, factor, memory_bytes
+        self._weights: dict[tuple[tuple, tuple], torch.Tensor] = {}
+        # voxels of the largest batch of windows that passed in bf16, and of the smallest that did not
+        self._bf16_good, self._bf16_bad = 0, math.inf
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Volumes [B, C, H, W, D] -> reconstruction on the same grid, float32 (float64 stays).
@@ -93,7 +111,10 @@ class VQGANInferer(SlidingWindowInferer):
             raise ValueError(f"roi_size {self.roi_size} must be a multiple of the compression factor {factor}")
         volume = pad_to_multiple(inputs if inputs.dtype == torch.float64 else inputs.float(), factor, self.cval)
         roi = tuple(min(r, s) if known else r for r, s in zip(self.roi_size, volume.shape[2:]))
-        steps = [int(r * (1 - o)) if r < s else r for r, o, s in zip(roi, self.overlaps, volume.shape[2:])]
+        overlaps = self.overlaps
+        if self.memory_bytes is not None:
+            roi, overlaps = self._within_memory(roi, volume, network)
+        steps = [int(r * (1 - o)) if r < s else r for r, o, s in zip(roi, overlaps, volume.shape[2:])]
         windows = len(volume) * len(dense_patch_slices(volume.shape[2:], roi, steps))
         bar = progress_bar(windows, "windows", leave=False, show=self.progress)
         result = sliding_window_inference(
@@ -101,27 +122,81 @@ class VQGANInferer(SlidingWindowInferer):
             roi,
             self.sw_batch_size,
             _first_output_of(network, args, bar),
-            self.overlap,
+            overlaps,
             self.mode,
             self.sigma_scale,
             cval=self.cval,
             sw_device=self.sw_device,
             device=kwargs.pop("device", self.device),
-            roi_weight_map=self._weight_map(roi),
+            roi_weight_map=self._weight_map(roi, overlaps),
             **kwargs,
         )
         bar.close()
         return result[(..., *(slice(s) for s in size))]
 
-    def _weight_map(self, roi: tuple[int, ...]) -> torch.Tensor:
+    def check_memory(self, network: VQGAN) -> None:
+        """Whether windows of ``roi_size`` fit ``memory_bytes`` in the precision that is on now; computes nothing.
+
+        Raises:
+            BudgetTooSmall: if not; names the budget that they need.
+        """
+        if self.memory_bytes is not None:
+            volume = torch.empty((1, network.in_channels, *self.roi_size), device="meta")
+            self._grown(self.roi_size, volume, network, next(network.parameters()).device)
+
+    def _within_memory(
+        self, least: tuple[int, ...], volume: torch.Tensor, network: Callable
+    ) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """The windows that ``memory_bytes`` allows, and their overlap that keeps as many voxels as was set."""
+        network = getattr(network, "module", network)
+        if not isinstance(network, VQGAN):
+            raise ValueError(
+                f"memory_bytes needs a VQGAN, of which memory can be foretold, found {type(network).__name__}; "
+                "leave it out, and set roi_size"
+            )
+        device = torch.device(self.sw_device or volume.device)
+        roi, shared = self._grown(least, volume, network, device)
+        if roi == least or not self._computes_well(roi, network, device):
+            return least, self.overlaps
+        logger.info("windows of %s voxels for a volume of %s", roi, tuple(volume.shape[2:]))
+        # MONAI steps by int(r * (1 - overlap)); half a voxel in hand keeps rounding from making it shorter
+        ratios = (max(0.0, 1 - (r - s + 0.5) / r) for r, s in zip(roi, shared))
+        return roi, tuple(o if r < side else 0.0 for o, r, side in zip(ratios, roi, volume.shape[2:]))
+
+    def _grown(
+        self, least: tuple[int, ...], volume: torch.Tensor, network: VQGAN, device: torch.device
+    ) -> tuple[tuple[int, ...], list[int]]:
+        """Windows and the voxels that they share."""
+        shared = [r - max(1, int(r * (1 - o))) for r, o in zip(self.roi_size, self.overlaps)]
+
+        def bytes_of(roi: tuple[int, ...]) -> float:
+            return window_bytes(network, (self.sw_batch_size, volume.shape[1], *roi), volume.dtype, device)
+
+        return largest_window(self.memory_bytes, least, shared, volume.shape[2:], network.factor, bytes_of), shared
+
+    def _computes_well(self, roi: tuple[int, ...], network: VQGAN, device: torch.device) -> bool:
+        """Whether bf16 can be trusted with windows of this size: its faults come with large ones."""
+        if not torch.is_autocast_enabled(device.type) or torch.get_autocast_dtype(device.type) != torch.bfloat16:
+            return True
+        voxels = self.sw_batch_size * math.prod(roi)
+        if self._bf16_good < voxels < self._bf16_bad:
+            errors = check_bf16(network, roi, self.sw_batch_size)
+            if errors.small:
+                self._bf16_good = voxels
+            else:
+                self._bf16_bad = voxels
+                logger.warning("windows of %s are wrong in bf16 (%s); keeping %s", roi, errors, self.roi_size)
+        return voxels <= self._bf16_good
+
+    def _weight_map(self, roi: tuple[int, ...], overlaps: tuple[float, ...]) -> torch.Tensor:
         """Blend weights of a window, made once per window size."""
-        if roi not in self._weights:
+        if (roi, overlaps) not in self._weights:
             if self.blend_mode == "linear":
-                weights = linear_weights(roi, self.overlaps)
+                weights = linear_weights(roi, overlaps)
             else:
                 weights = compute_importance_map(roi, mode=self.mode, sigma_scale=self.sigma_scale)
-            self._weights[roi] = weights
-        return self._weights[roi]
+            self._weights[roi, overlaps] = weights
+        return self._weights[roi, overlaps]
 
 
 def linear_weights(roi: Sequence[int], overlaps: Sequence[float]) -> torch.Tensor:

@@ -316,6 +316,25 @@ def test_patches_of_another_kind_are_collated_too(cases, workers):
     np.testing.assert_array_equal(batch["image"], expected)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("page_locked", [False, True])
+def test_images_are_page_locked_where_that_is_asked_for(monkeypatch, cases, workers, page_locked):
+    """For CUDA; a machine without it cannot lock pages, so what would is watched."""
+    locked, really_empty = [], torch.empty
+
+    def empty(*size, pin_memory=False, **options):
+        locked.extend([True] * pin_memory)
+        return really_empty(*size, **options)
+
+    plain = epoch(make(cases, "random"), workers=workers)
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: locked.append(True) or self)
+    found = list(patch_loader(make(cases, "random"), 3, workers, page_locked))
+    assert len(locked) == len(found) * page_locked
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(plain, found))
+    assert found[0]["image"].stride() == plain[0]["image"].stride()
+
+
 @pytest.mark.parametrize("sampling", ["random", "grid"])
 def test_a_loader_process_makes_patches_where_the_batch_will_be(cases, sampling):
     expected = flat(epoch(make(cases, sampling)))

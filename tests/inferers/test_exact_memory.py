@@ -9,7 +9,16 @@ from stream_memory import MIB, in_process
 from torch import nn
 
 from ctpa_vqgan.inferers import BudgetTooSmall, ExactTileInferer
-from ctpa_vqgan.inferers.memory import RESERVE, SLACK, largest_core, peak_bytes
+from ctpa_vqgan.inferers.memory import (
+    RESERVE,
+    SLACK,
+    decoding_bytes,
+    encoding_bytes,
+    largest_core,
+    largest_window,
+    peak_bytes,
+    window_bytes,
+)
 from ctpa_vqgan.networks import VQGAN
 
 SMALL = {"channels": (4, 8), "num_embeddings": 64, "embedding_dim": 4}
@@ -30,7 +39,57 @@ def test_a_convolution_counts_its_input_its_result_and_room_for_both_in_another_
 
 def test_a_volume_that_no_machine_could_hold_is_counted_too():
     network = VQGAN(**SMALL).eval().requires_grad_(False)
-    assert peak_bytes(network.encode, (1, 1, 8192, 8192, 8192), torch.float32, "cpu") > 2**40
+    assert peak_bytes(network.encoder, (1, 1, 8192, 8192, 8192), torch.float32, "cpu") > 2**40
+
+
+def test_no_budget_gives_a_tile_or_window_with_tensors_that_convolutions_cannot_count():
+    network = VQGAN(**SMALL).eval().requires_grad_(False)
+    core, halo = (512, 512, 512), (515, 515, 515)
+    run = call_plainly
+    assert encoding_bytes(network, run, halo, core) == decoding_bytes(network, run, halo, core) == math.inf
+    assert window_bytes(network, (1, 1, 2048, 2048, 2048), torch.float32, "cpu") == math.inf
+    assert window_bytes(network, (64, 1, 512, 512, 512), torch.float32, "cpu") == math.inf, "the batch counts"
+    assert window_bytes(network, (1, 1, 512, 512, 512), torch.float32, "cpu") < math.inf
+
+
+def call_plainly(work, tensor):
+    return work(tensor)
+
+
+def test_counting_under_autocast_leaves_no_weights_without_values_behind():
+    network, x = VQGAN(**SMALL).eval(), torch.rand(1, 1, 16, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        window_bytes(network, (1, 1, 16, 16, 16), torch.float32, "cpu")
+        assert network(x).isfinite().all()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.is_autocast_cache_enabled()
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+
+def voxels(window) -> int:
+    """A byte per voxel."""
+    return math.prod(window)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (16 * 16 * 8, (16, 16, 8)),
+        (24 * 24 * 24, (20, 20, 20)),  # 3 x 2 windows of 20 instead of 3 x 2 of 24
+        (36 * 36 * 20, (28, 36, 20)),  # two along the first axis: 28 + 28 - 4 = 52, not 36 and a rest
+        (10**9, (52, 36, 20)),
+    ],
+)
+def test_windows_grow_to_the_volume_and_become_equal(budget, expected):
+    window = largest_window(budget_for(budget), (16, 16, 8), (4, 4, 2), (52, 36, 20), (4, 4, 4), voxels)
+    assert window == expected
+
+
+def test_a_budget_below_the_configured_window_is_refused_with_the_least_one():
+    with pytest.raises(BudgetTooSmall, match=rf"windows of \(16, 16, 8\) voxels: they need {budget_for(2048)} "):
+        largest_window(budget_for(2048) - 1, (16, 16, 8), (4, 4, 2), (52, 36, 20), (4, 4, 4), voxels)
 
 
 def budget_for(counted: int) -> int:

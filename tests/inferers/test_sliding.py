@@ -1,5 +1,7 @@
 """Blended windows: nothing lost, nothing moved, and at home in any MONAI workflow."""
 
+import math
+
 import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
@@ -8,8 +10,10 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import VQVAE, UNet
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
-from ctpa_vqgan.inferers import VQGANInferer
+from ctpa_vqgan.inferers import BudgetTooSmall, VQGANInferer, sliding
+from ctpa_vqgan.inferers.memory import RESERVE, SLACK, window_bytes
 from ctpa_vqgan.inferers.sliding import BLEND_MODES, linear_weights
 from ctpa_vqgan.networks import VQGAN
 
@@ -150,6 +154,110 @@ def test_gaussian_is_monais_where_nothing_is_padded(dtype):
     x = volume_of(28, 20, 16).to(dtype)
     theirs = SlidingWindowInferer(WINDOW, sw_batch_size=1, overlap=0.25, mode="gaussian")
     assert torch.equal(VQGANInferer(WINDOW, overlap=0.25)(x, network), theirs(x, network))
+
+
+# -- windows from a budget ---------------------------------------------------------------------------------------------
+
+GIB = 2**30
+
+
+def tiny_vqgan():
+    torch.manual_seed(0)
+    return VQGAN(channels=(4, 8), num_embeddings=16, embedding_dim=4).eval().requires_grad_(False)
+
+
+def windows_of(network):
+    """Shapes that the network's encoder is given from now on."""
+    seen = []
+
+    def look(module, x):
+        if not isinstance(x[0], FakeTensor):  # those are for counting memory
+            seen.append(tuple(x[0].shape))
+
+    network.encoder.register_forward_pre_hook(look)
+    return seen
+
+
+def bytes_for(*window, batch=1):
+    return math.ceil(SLACK * window_bytes(tiny_vqgan(), (batch, 1, *window), torch.float32, "cpu") + RESERVE)
+
+
+def test_with_memory_for_the_whole_volume_the_result_is_that_of_one_pass():
+    network, x = tiny_vqgan(), volume_of(32, 24, 20)
+    expected = network(x)
+    seen = windows_of(network)
+    y = VQGANInferer(WINDOW, memory_bytes=GIB)(x, network)
+    assert seen == [x.shape]
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
+
+
+def test_with_memory_for_no_more_than_the_window_nothing_changes():
+    network, x = tiny_vqgan(), volume_of(33, 30, 17)
+    expected = VQGANInferer(WINDOW)(x, network)
+    assert torch.equal(VQGANInferer(WINDOW, memory_bytes=bytes_for(*WINDOW))(x, network), expected)
+
+
+@pytest.mark.parametrize("mode", BLEND_MODES)
+def test_larger_windows_share_as_many_voxels_as_small_ones(monkeypatch, mode):
+    network, x = tiny_vqgan(), volume_of(60, 16, 8)
+    grids = []
+    monkeypatch.setattr(
+        sliding, "dense_patch_slices", lambda *grid: grids.append(grid) or dense_patch_slices(*map(tuple, grid))
+    )
+    seen = windows_of(network)
+    y = VQGANInferer(WINDOW, mode=mode, memory_bytes=bytes_for(32, 16, 8))(x, network)
+    assert y.isfinite().all()
+    ((size, roi, steps),) = grids
+    assert (size, roi, steps[0]) == ((60, 16, 8), (32, 16, 8), 28), "32 and 32 share 4, as 16 and 16 do at 0.25"
+    assert seen.count((1, 1, *roi)) == 2
+
+
+def test_an_identity_is_returned_whatever_the_windows(monkeypatch):
+    network, x = tiny_vqgan(), volume_of(61, 30, 17)
+    monkeypatch.setattr(VQGAN, "forward", lambda self, windows: windows)
+    for budget in (bytes_for(16, 16, 16), bytes_for(24, 24, 20), bytes_for(48, 32, 20)):
+        for mode in BLEND_MODES:
+            y = VQGANInferer(WINDOW, mode=mode, memory_bytes=budget)(x, network)
+            torch.testing.assert_close(y, x, rtol=0, atol=1e-5)
+
+
+def test_more_windows_at_once_are_smaller_windows():
+    budget, sizes = bytes_for(32, 32, 32), []
+    for count in (1, 4):
+        network = tiny_vqgan()
+        seen = windows_of(network)
+        VQGANInferer(WINDOW, sw_batch_size=count, memory_bytes=budget)(volume_of(64, 64, 32), network)
+        sizes.append(math.prod(seen[-1][2:]))
+    assert sizes[1] < sizes[0]
+
+
+def test_a_budget_without_a_vqgan_or_below_one_window_is_refused():
+    with pytest.raises(ValueError, match="memory_bytes needs a VQGAN, of which memory can be foretold, found Recorder"):
+        VQGANInferer(WINDOW, memory_bytes=GIB)(volume_of(20, 18, 9), Recorder())
+    with pytest.raises(BudgetTooSmall, match=rf"they need {bytes_for(*WINDOW)} "):
+        VQGANInferer(WINDOW, memory_bytes=bytes_for(*WINDOW) - 1)(volume_of(20, 18, 9), tiny_vqgan())
+
+
+def test_windows_that_are_wrong_in_bf16_are_not_used(caplog):
+    network, inferer = tiny_vqgan(), VQGANInferer(WINDOW, memory_bytes=GIB)
+
+    def wrong_where_large(module, inputs, output):
+        return output * 0 if torch.is_autocast_enabled("cpu") and output.shape[-1] > 4 else output
+
+    hook = network.encoder.register_forward_hook(wrong_where_large)
+    seen = windows_of(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        inferer(volume_of(32, 24, 20), network)
+        inferer(volume_of(32, 24, 20), network)
+    assert seen[-1] == (1, 1, *WINDOW)
+    assert seen.count((1, 1, 32, 24, 20)) == 2, "tried once, in bf16 and in float32"
+    (line,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert line.startswith("windows of (32, 24, 20) are wrong in bf16 (latents 100.00%")
+    hook.remove()
+    inferer = VQGANInferer(WINDOW, memory_bytes=GIB)
+    with torch.autocast("cpu", torch.bfloat16):
+        inferer(volume_of(32, 24, 20), network)
+    assert seen[-1] == (1, 1, 32, 24, 20)
 
 
 # -- in MONAI's company ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Arithmetic that a result may depend on, chosen for a while and put back."""
+"""Arithmetic that a result may depend on: which one to use, chosen for a while and put back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 import torch
 
-PRECISIONS = ("float32", "bf16", "tf32")
+PRECISIONS = ("auto", "bf16", "float32")  # of training and of blended windows
+CODE_PRECISIONS = ("float32", "bf16", "tf32")  # of exact tiles
+
+
+def uses_bf16(device: torch.device | str, precision: str) -> bool:
+    """Whether to autocast to bf16; ``"auto"`` does where a CUDA device computes in it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @contextlib.contextmanager
@@ -39,7 +47,7 @@ def full_precision(convolutions: str = "ieee") -> Iterator[None]:
 
 @contextlib.contextmanager
 def numerics(precision: str, device_type: str) -> Iterator[None]:
-    """Run a network in one of ``PRECISIONS``, whatever autocast or flags are set outside; float64 stays float64."""
+    """Run in one of ``CODE_PRECISIONS``, whatever autocast or flags are set outside; float64 stays float64."""
     with (
         full_precision("tf32" if precision == "tf32" else "ieee"),
         torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"),
