@@ -1,0 +1,71 @@
+"""Write the tables of docs/performance.md again from docs/results/*.json.
+
+    python benchmarks/tables.py [--check]
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; the text around it is left alone. Without its
+file a table says that it is not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import quantizer
+import reconstruction
+import startup
+import training_step
+
+ROOT = Path(__file__).parents[1]
+PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "results"
+Table = tuple[str, Callable[[dict], str]]
+#: name of the region -> (file of numbers, what makes Markdown of its content)
+TABLES: dict[str, Table] = {
+    f"{script.__name__}-{device}": (f"{script.__name__}-{device}.json", script.markdown)
+    for script in (quantizer, training_step, reconstruction, startup)
+    for device in ("cpu", "cuda")
+}
+REGION = re.compile(r"<!-- table: (?P<name>\S+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def refreshed(page: str, results: Path = RESULTS) -> str:
+    """The page with every region made anew.
+
+    Raises:
+        ValueError: if a region has no entry in ``TABLES`` or an entry no region.
+    """
+    found = [match["name"] for match in REGION.finditer(page)]
+    if sorted(found) != sorted(TABLES):
+        raise ValueError(f"the page has the tables {sorted(found)}, expected each of {sorted(TABLES)} once")
+    return REGION.sub(lambda match: region(match["name"], results), page)
+
+
+def region(name: str, results: Path) -> str:
+    """One table between its marks."""
+    file, markdown = TABLES[name]
+    path = results / file
+    target = "bench-gpu" if "cuda" in name else "bench"
+    text = f"Not measured: there is no `docs/results/{file}`; `make {target}` writes it."
+    if path.is_file():
+        text = markdown(json.loads(path.read_text()))
+    return f"<!-- table: {name} -->\n{text}\n<!-- end -->"
+
+
+def main() -> None:
+    """Rewrite the page, or tell whether it would change."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
+    options = parser.parse_args()
+    before = PAGE.read_text()
+    after = refreshed(before)
+    if options.check:
+        sys.exit(after != before)
+    PAGE.write_text(after)
+
+
+if __name__ == "__main__":
+    main()
