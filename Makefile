@@ -1,10 +1,11 @@
 # make demo   see the whole way in a few minutes        make test   lint and all tests
+# make model DATA=folder-of-CTs   prepare, train for hours, ship the weights with the bundle
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?=
-OUTPUT ?= runs/demo
+OUTPUT ?=
 
-.PHONY: install demo test lint soak
+.PHONY: install demo model test lint soak bench bench-gpu
 
 install: .venv/.installed
 
@@ -14,7 +15,15 @@ install: .venv/.installed
 	touch $@
 
 demo: install
-	$(BIN)/python -m ctpa_vqgan demo --output '$(OUTPUT)' $(if $(DATA),--data '$(DATA)')
+	$(BIN)/python -m ctpa_vqgan demo --output '$(or $(OUTPUT),runs/demo)' $(if $(DATA),--data '$(DATA)')
+
+# prepare ends with 3 where it refused some volumes: the rest is usable
+MODEL = $(or $(OUTPUT),runs/model)
+model: install
+	$(if $(DATA),,$(error make model needs DATA=folder-of-CTs))
+	$(BIN)/python -m ctpa_vqgan prepare '$(DATA)' --output '$(MODEL)/data' || [ $$? -eq 3 ]
+	$(BIN)/python -m ctpa_vqgan train --data '$(MODEL)/data' --output '$(MODEL)' --overlay configs/public_ct.yaml
+	$(BIN)/python benchmarks/shipped_model.py '$(MODEL)' --data '$(MODEL)/data'
 
 test: lint
 	$(BIN)/python -m pytest
@@ -23,6 +32,17 @@ test: lint
 soak: install
 	$(BIN)/python benchmarks/exact_tiling.py random --codes 1e6
 	$(BIN)/python benchmarks/stream_memory.py
+
+# side by side with rivals, minutes on an idle machine; writes docs/results/*-cpu.json and docs/performance.md
+bench: DEVICE := cpu
+bench-gpu: DEVICE := cuda
+bench bench-gpu: install
+	commit=$$(git describe --always --dirty=+ --exclude='*' 2>/dev/null); \
+	for name in quantizer training_step reconstruction startup; do \
+		$(BIN)/python benchmarks/$$name.py --device $(DEVICE) --commit "$$commit" \
+			--json docs/results/$$name-$(DEVICE).json || exit 1; \
+	done
+	$(BIN)/python benchmarks/tables.py
 
 lint: install
 	$(BIN)/ruff check .
