@@ -41,7 +41,9 @@ bench bench-gpu: install
 	for name in quantizer training_step reconstruction startup; do \
 		$(BIN)/python benchmarks/$$name.py --device $(DEVICE) --commit "$$commit" \
 			--json docs/results/$$name-$(DEVICE).json || exit 1; \
-	done
+	done; \
+	[ $(DEVICE) = cuda ] || $(BIN)/python benchmarks/patch_memory.py --commit "$$commit" \
+		--json docs/results/patch_memory.json || exit 1
 	$(BIN)/python benchmarks/tables.py
 
 lint: install

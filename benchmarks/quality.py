@@ -233,6 +233,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(content: dict[str, Any]) -> str:
+    """The table, and how it came about."""
+    rows = content["rows"]
+    commits, minutes = sorted({row["commit"] for row in rows}), {row["minutes"] for row in rows}
+    return (
+        f"{table(rows)}\n\nTrained on {rows[0]['trained_on']}, {' and '.join(map(str, sorted(minutes)))} CPU minutes a "
+        f"run, {sum(row['iterations'] for row in rows)} steps in {len(rows)} runs; on {content['hardware']}; commit "
+        f"{', '.join(commits)}, {content['versions']}, {content['date']}."
+    )
+
+
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from ctpa_vqgan.inferers.memory import _LiveBytes, _scratch_bytes
+from ctpa_vqgan.inferers import memory
 from ctpa_vqgan.provenance import facts
 
 MIB, GIB = 2**20, 2**30
@@ -175,7 +175,7 @@ def peak_memory(work: Work, device: str) -> dict[str, int]:
     }
 
 
-class LiveBytes(_LiveBytes):
+class LiveBytes(memory.LiveBytes):
     """``peak``: most bytes of tensors alive at once that a block makes; tensors that exist before it do not count.
 
     Nor do tensors that know only their shape, which tiles use to find how large they may be.
@@ -191,7 +191,7 @@ class LiveBytes(_LiveBytes):
         if tensors := _real_tensors(result):
             for tensor in tensors:
                 self._follow(tensor.untyped_storage())
-            self.peak = max(self.peak, self.now + _scratch_bytes(func, args, tensors))
+            self.peak = max(self.peak, self.now + memory.scratch_bytes(func, args, tensors))
         return result
 
 

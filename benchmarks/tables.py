@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import patch_memory
+import quality
 import quantizer
 import reconstruction
 import startup
@@ -29,6 +31,7 @@ TABLES: dict[str, Table] = {
     for script in (quantizer, training_step, reconstruction, startup)
     for device in ("cpu", "cuda")
 }
+TABLES |= {script.__name__: (f"{script.__name__}.json", script.markdown) for script in (patch_memory, quality)}
 REGION = re.compile(r"<!-- table: (?P<name>\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -48,8 +51,8 @@ def region(name: str, results: Path) -> str:
     """One table between its marks."""
     file, markdown = TABLES[name]
     path = results / file
-    target = "bench-gpu" if "cuda" in name else "bench"
-    text = f"Not measured: there is no `docs/results/{file}`; `make {target}` writes it."
+    target = "make bench-gpu" if "cuda" in name else "benchmarks/quality.py" if name == "quality" else "make bench"
+    text = f"Not measured: there is no `docs/results/{file}`; `{target}` writes it."
     if path.is_file():
         text = markdown(json.loads(path.read_text()))
     return f"<!-- table: {name} -->\n{text}\n<!-- end -->"

@@ -152,7 +152,12 @@ def monai_maisi(width: int) -> AutoencoderKlMaisi:
 
 
 def our_step(
-    network: VQGAN, batch: torch.Tensor, precision: str, discriminator: nn.Module | None = None, recipe: bool = False
+    network: VQGAN,
+    batch: torch.Tensor,
+    precision: str,
+    discriminator: nn.Module | None = None,
+    recipe: bool = False,
+    compile: bool = False,
 ) -> Contender:
     """The package's trainer, in one long run that is interrupted after every step."""
     network.to(batch.device)
@@ -175,6 +180,7 @@ def our_step(
         losses=losses,
         g_optimizer=optimizers[0],
         precision="bf16" if precision == "bf16" else "float32",
+        compile=compile,
         **pair,
     )
 
@@ -251,12 +257,6 @@ def contenders(
     def contiguous() -> Contender:
         return step(network().to(memory_format=torch.contiguous_format))
 
-    def compiled() -> Contender:
-        ours = network()
-        ours.encoder.compile(dynamic=False)
-        ours.decoder.compile(dynamic=False)
-        return step(ours)
-
     def vqvae(**switches: object) -> Contender:
         rival = monai_vqvae(options.width, options.codes, **switches)
         return rival_step(rival, rival, batch, precision)
@@ -277,7 +277,7 @@ def contenders(
         "ours, not channels last": contiguous,
         "ours, front end haar": lambda: step(network(front_end="haar")),
         "ours, no front end": lambda: step(network(front_end="none")),
-        COMPILED: compiled,
+        COMPILED: lambda: step(network(), compile=True),
     }
     if not options.compile:
         del makers[COMPILED]

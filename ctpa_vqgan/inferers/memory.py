@@ -38,13 +38,13 @@ def peak_bytes(work: Callable[[torch.Tensor], Any], size: Sequence[int], dtype: 
     """Most bytes that ``work`` holds at once on a tensor of this size, which counts too; weights do not.
 
     Nothing is computed and nothing allocated: the layers run on tensors that know only their shape. What convolutions
-    take besides their result is added from :func:`_scratch_bytes`.
+    take besides their result is added from :func:`scratch_bytes`.
     """
     caching = torch.is_autocast_cache_enabled()
     try:
         # or weights without values would stay behind as the cached bf16 copies of real ones
         torch.set_autocast_cache_enabled(False)
-        with FakeTensorMode(allow_non_fake_inputs=True), _LiveBytes() as live:
+        with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
             work(torch.zeros(tuple(size), dtype=dtype, device=device))
     finally:
         torch.set_autocast_cache_enabled(caching)
@@ -124,7 +124,7 @@ def window_bytes(network: VQGAN, batch: torch.Size, dtype: torch.dtype, device: 
     return max(encoder, search, decoder) + weights
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Follow the storages that operations make until they are freed."""
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class _LiveBytes(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         for tensor in tensors:
             self._follow(tensor.untyped_storage())
-        self.peak = max(self.peak, self.now + _scratch_bytes(func, args, tensors))
+        self.peak = max(self.peak, self.now + scratch_bytes(func, args, tensors))
         return result
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
@@ -153,7 +153,7 @@ class _LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def _scratch_bytes(func: Any, args: Sequence, results: Sequence[torch.Tensor]) -> int:
+def scratch_bytes(func: Any, args: Sequence, results: Sequence[torch.Tensor]) -> int:
     """What a convolution takes for itself while it runs."""
     if func not in (torch.ops.aten.convolution.default, torch.ops.aten._convolution.default):
         return 0

@@ -218,19 +218,20 @@ class _RMSNormSiLU(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         scaled, factors, _ = _rms_normed(x, weight, eps)
-        return F.silu(scaled * factors)
+        return F.silu(scaled.mul_(factors), inplace=True)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         scaled, factors, (scale, length) = _rms_normed(x, weight, ctx.eps)
+        # in place as far as it goes: this is where training needs the most memory
         grad = torch.ops.aten.silu_backward(grad.to(x.dtype), scaled * factors)
-        along = grad * scaled
+        along = scaled.mul_(grad)
         grad_weight = along.sum(dim=(0, 2, 3, 4), dtype=scale.dtype).to(weight.dtype)
         # ds/dx = -s x / (|x| (|x| + eps)); a voxel of zeros has no direction to lose
-        pull = (along * factors).sum(dim=1, keepdim=True, dtype=scale.dtype)
+        pull = along.mul_(factors).sum(dim=1, keepdim=True, dtype=scale.dtype)
         pull = pull / (length * (length + ctx.eps)).clamp(min=torch.finfo(scale.dtype).tiny)
-        return grad * factors * scale.to(x.dtype) - x * pull.to(x.dtype), grad_weight, None
+        return grad.mul_(factors).mul_(scale.to(x.dtype)).addcmul_(x, pull.to(x.dtype), value=-1), grad_weight, None
 
 
 def make_activation(kind: str, channels: int, num_groups: int) -> nn.Module:
