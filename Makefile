@@ -21,9 +21,12 @@ demo: install
 MODEL = $(or $(OUTPUT),runs/model)
 model: install
 	$(if $(DATA),,$(error make model needs DATA=folder-of-CTs))
-	$(BIN)/python -m ctpa_vqgan prepare '$(DATA)' --output '$(MODEL)/data' || [ $$? -eq 3 ]
-	$(BIN)/python -m ctpa_vqgan train --data '$(MODEL)/data' --output '$(MODEL)' --overlay configs/public_ct.yaml
-	$(BIN)/python benchmarks/shipped_model.py '$(MODEL)' --data '$(MODEL)/data'
+	commit=$$(git describe --always --dirty=+ --exclude='*' 2>/dev/null); \
+	$(BIN)/python -m ctpa_vqgan prepare '$(DATA)' --output '$(MODEL)/data' || [ $$? -eq 3 ] || exit 1; \
+	$(BIN)/python -m ctpa_vqgan train --data '$(MODEL)/data' --output '$(MODEL)' --overlay configs/public_ct.yaml || exit 1; \
+	$(BIN)/python benchmarks/shipped_model.py '$(MODEL)' --data '$(MODEL)/data' --trained-at "$$commit" \
+		--trained-on "$$($(BIN)/python -c 'import ctpa_vqgan.bundle as b, ctpa_vqgan.provenance as p; \
+			print(p.hardware(b.default_device()))')"
 
 test: lint
 	$(BIN)/python -m pytest
@@ -34,17 +37,21 @@ soak: install
 	$(BIN)/python benchmarks/stream_memory.py
 
 # side by side with rivals, minutes on an idle machine; writes docs/results/*-cpu.json and docs/performance.md
+# bench-gpu takes the Python at hand where there is no .venv: its PyTorch has to know the GPU
+RUN = PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON))
 bench: DEVICE := cpu
+bench: RUN = PYTHONPATH=. $(BIN)/python
+bench: install
 bench-gpu: DEVICE := cuda
-bench bench-gpu: install
+bench bench-gpu:
 	commit=$$(git describe --always --dirty=+ --exclude='*' 2>/dev/null); \
 	for name in quantizer training_step reconstruction startup; do \
-		$(BIN)/python benchmarks/$$name.py --device $(DEVICE) --commit "$$commit" \
+		$(RUN) benchmarks/$$name.py --device $(DEVICE) --commit "$$commit" \
 			--json docs/results/$$name-$(DEVICE).json || exit 1; \
 	done; \
-	[ $(DEVICE) = cuda ] || $(BIN)/python benchmarks/patch_memory.py --commit "$$commit" \
+	[ $(DEVICE) = cuda ] || $(RUN) benchmarks/patch_memory.py --commit "$$commit" \
 		--json docs/results/patch_memory.json || exit 1
-	$(BIN)/python benchmarks/tables.py
+	$(RUN) benchmarks/tables.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -9,7 +9,8 @@ makes fewer steps. The learning rate follows the share of the time: a short rise
 reconstruction by Gaussian windows of the middle of other patients' CTs, with the averaged weights.
 
 Rows are appended to the JSON as runs finish, and a run that is in there is not repeated: the same command goes on after
-an interruption. A variant beats the default only by more than the spread of the seeds (the larger of the two).
+an interruption, and refuses the file of another experiment. A variant beats the default only by more than the spread of
+the seeds (the larger of the two).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from monai.bundle import ConfigParser
 
 from ctpa_vqgan.data import load_volume, to_hu
 from ctpa_vqgan.data.transforms import window_hu
+from ctpa_vqgan.errors import user_error
 from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.inferers.sliding import pad_to_multiple
@@ -51,8 +55,6 @@ COMMON = {
     "device": "cpu",
     "precision": "float32",
 }
-WEIGHTS = {"l1": 1.0, "windowed_l1": 0.0, "perceptual": 0.5, "lpips": 0.0, "commitment": 0.25, "adversarial": 0.05}
-WEIGHTS["feature_matching"] = 0.1
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "front end: haar": {"front_end": "haar"},
@@ -64,8 +66,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "code dimension 4": {"embedding_dim": 4},
     "code dimension 16": {"embedding_dim": 16},
     "cosine codes": {"normalize_codes": True},
-    "loss: without gradient term": {"loss_weights": {**WEIGHTS, "perceptual": 0.0}},
-    "loss: with display windows": {"loss_weights": {**WEIGHTS, "windowed_l1": 0.5}},
+    "loss: without gradient term": {"loss_weights::perceptual": 0.0},
+    "loss: with display windows": {"loss_weights::windowed_l1": 0.5},
 }
 SCORE_SIZE, WINDOW = (192, 192, 64), (64, 64, 32)
 WARMUP = 0.05  # share of the time in which the learning rate rises
@@ -216,7 +218,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     def spread(values: list[float]) -> float:
         return max(values) - min(values)
 
-    def judged(against: float, noise: float) -> str:
+    def judged(against: float, noise: float, runs: int) -> str:
+        if math.isnan(against) or runs < 2:
+            return "one seed: no verdict" if runs == 1 else ""
         return "within the spread" if abs(against) <= noise else "better" if against > 0 else "worse"
 
     reference = [psnr(row) for row in by_variant.get(DEFAULT, [])]
@@ -224,11 +228,19 @@ def table(rows: list[dict[str, Any]]) -> str:
         values = [psnr(row) for row in found]
         against = statistics.mean(values) - statistics.mean(reference) if reference else math.nan
         noise = max(spread(values), spread(reference)) if reference else math.nan
-        lines.append(line(name, found, values, against, "" if name == DEFAULT else judged(against, noise)))
+        lines.append(
+            line(
+                name,
+                found,
+                values,
+                against,
+                "" if name == DEFAULT else judged(against, noise, min(len(found), len(reference))),
+            )
+        )
         if name == DEFAULT:
             last = [psnr(row, "last") for row in found]
             against = statistics.mean(last) - statistics.mean(values)
-            verdict = judged(against, max(spread(last), spread(values)))
+            verdict = judged(against, max(spread(last), spread(values)), len(found))
             lines.append(line("weights of the last step, not averaged", found, last, against, verdict))
     return "\n".join(lines)
 
@@ -244,6 +256,54 @@ def markdown(content: dict[str, Any]) -> str:
     )
 
 
+def refuse_what_cannot_be(parser: argparse.ArgumentParser, options: argparse.Namespace, rows: list[dict]) -> None:
+    """End before anything is trained: rows of another experiment, the training volume scored, a file that is none."""
+    asked = {"minutes": options.minutes, "trained_on": Path(options.volume).name}
+    scored = sorted(Path(path).name.split(".")[0] for path in options.score)
+    for row in rows:
+        if any(row[key] != value for key, value in asked.items()) or sorted(row["cases"]) != scored:
+            parser.error(
+                f"{options.json} holds runs of {row['minutes']} minutes on {row['trained_on']}, scored on "
+                f"{', '.join(row['cases'])}; give the same, or another file"
+            )
+    if Path(options.volume).resolve() in [Path(path).resolve() for path in options.score]:
+        parser.error(f"{options.volume} is trained on; score the volumes of other patients")
+    for path in (options.volume, *options.score):
+        try:
+            scaled(path, [-1000.0, 1000.0])
+        except Exception as error:
+            parser.error(str(user_error(error) or error))
+
+
+def run_all(missing: list[tuple[str, int]], options: argparse.Namespace, known: dict[str, Any]) -> None:
+    """Run, ``options.jobs`` at a time; write after each. The first failure, or Ctrl-C, ends all."""
+    running: set[subprocess.Popen] = set()
+    writing = threading.Lock()
+
+    def run(name: str, seed: int) -> None:
+        child = subprocess.Popen(
+            [sys.executable, *sys.argv, "--row", name, str(seed)], stdout=subprocess.PIPE, text=True
+        )
+        running.add(child)
+        text = child.communicate()[0]
+        running.discard(child)
+        if child.returncode:
+            raise subprocess.CalledProcessError(child.returncode, f"{name}, seed {seed}")
+        with writing:
+            known["rows"].append(json.loads(text.splitlines()[-1]))
+            write_whole(options.json, json.dumps({**known, **facts()}, indent=1) + "\n")
+            print(f"{len(known['rows'])} runs done: {name}, seed {seed}, {psnr(known['rows'][-1]):.2f} dB", flush=True)
+
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
+        for future in as_completed([pool.submit(run, *pair) for pair in missing]):
+            future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in list(running):
+            child.terminate()
+
+
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -257,24 +317,15 @@ def main() -> None:
     parser.add_argument("--row", nargs=2, metavar=("NAME", "SEED"), help="one run; its row as JSON on stdout")
     options = parser.parse_args()
     if options.row:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
         print(json.dumps(run_one(options.row[0], int(options.row[1]), options)))
         return
     known = json.loads(options.json.read_text()) if options.json.is_file() else {"rows": []}
-    if any(row["minutes"] != options.minutes for row in known["rows"]):
-        parser.error(f"{options.json} holds runs of other lengths; give --minutes as before, or another file")
+    refuse_what_cannot_be(parser, options, known["rows"])
     done = {(row["variant"], row["seed"]) for row in known["rows"]}
-    missing = [(name, seed) for name in options.only for seed in options.seeds if (name, seed) not in done]
-
-    def run(name: str, seed: int) -> None:
-        command = [sys.executable, *sys.argv, "--row", name, str(seed)]
-        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        known["rows"].append(json.loads(result.stdout.splitlines()[-1]))
-        write_whole(options.json, json.dumps({**known, **facts()}, indent=1) + "\n")
-        print(f"{len(known['rows'])} runs done: {name}, seed {seed}, {psnr(known['rows'][-1]):.2f} dB", flush=True)
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for future in [pool.submit(run, *pair) for pair in missing]:
-            future.result()
+    run_all(
+        [(name, seed) for name in options.only for seed in options.seeds if (name, seed) not in done], options, known
+    )
     if known["rows"]:
         print(table(known["rows"]))
 

@@ -16,7 +16,6 @@ are 10 s and 20 GB. The other tables are in float32 without TensorFloat-32.
 from __future__ import annotations
 
 import argparse
-import inspect
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -92,9 +91,8 @@ def inferers(options: argparse.Namespace, network: torch.nn.Module) -> dict[str,
         "exact tiles, encode and decode": lambda x: tiles(x, network),
         "exact tiles from a memory budget": lambda x: ExactTileInferer(memory_bytes=budget(options))(x, network),
     }
-    if "memory_bytes" in inspect.signature(VQGANInferer).parameters:
-        larger = VQGANInferer(options.roi, overlap=OVERLAP, memory_bytes=budget(options))
-        ways[LARGER] = lambda x: larger(x, network)
+    larger = VQGANInferer(options.roi, overlap=OVERLAP, memory_bytes=budget(options))
+    ways[LARGER] = lambda x: larger(x, network)
     return {f"{OURS}, {way}": infer for way, infer in ways.items() if way != APART or options.device == "cuda"}
 
 
@@ -200,7 +198,8 @@ def markdown(content: dict) -> str:
     for size, rows in itertools.groupby(content["rows"], lambda row: row["size"]):
         lines = []
         for row in rows:
-            growth = paired(row, shortest[row["name"]])
+            first = shortest[row["name"]]
+            growth = row["seconds"] / first["seconds"] if row["status"] == first["status"] == OK else None
             cells = [row["name"], status_or(row, number(row.get("seconds"))), number(row["times_one_pass"])]
             lines.append([*cells, number(growth), status_or(row, mib(row)), row["one_pass"]])
         voxels = size[2] / content["rows"][0]["size"][2]

@@ -1,7 +1,7 @@
 """Ship trained weights with the bundle: check the network, halve it, score it on held-out scans, write its card.
 
     python benchmarks/shipped_model.py RUN --data DATASET [--held-out VOLUMES] [--recipe configs/public_ct.yaml]
-        [--trained-on TEXT] [--trained-at COMMIT]
+        --trained-on TEXT --trained-at COMMIT
 
 RUN is the folder of a training (``model.pt``, ``model.yaml``, ``tensorboard``), DATASET the prepared data set that it
 was trained on. Held out are the validation cases of that data set, unless VOLUMES says otherwise. The network must be
@@ -34,6 +34,7 @@ from monai.bundle import ConfigParser
 from naive_tokenizer import naive_reconstruction
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from ctpa_vqgan.bundle import default_device
 from ctpa_vqgan.cli.knobs import read_yaml
 from ctpa_vqgan.cli.workflows import run_workflow
 from ctpa_vqgan.data import find_cases, load_volume, training_cases, validation_cases
@@ -42,7 +43,7 @@ from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.handlers import load_weights
 from ctpa_vqgan.metrics import volume_fidelity
-from ctpa_vqgan.provenance import commit, facts, hardware
+from ctpa_vqgan.provenance import facts
 from ctpa_vqgan.report import write_metrics
 from ctpa_vqgan.tokens.fingerprint import network_fingerprint
 
@@ -61,8 +62,9 @@ def ship(
     data: Path,
     held_out: Path | None = None,
     recipe: Path = ROOT / "configs/public_ct.yaml",
-    trained_on: str | None = None,
-    trained_at: str | None = None,
+    *,
+    trained_on: str,
+    trained_at: str,
     root: Path = ROOT,
 ) -> dict[str, Any]:
     """Put the network of ``run`` into the bundle below ``root``.
@@ -105,12 +107,12 @@ def ship(
             "recipe_text": recipe.read_text(),
             "iterations": int(weights[STEPS]),
             **training_time(run / "tensorboard"),
-            "hardware": trained_on or hardware(),
-            "commit": trained_at or commit(),
+            "hardware": trained_on,
+            "commit": trained_at,
         },
         "data": {"training": described(listed), "held_out": described(cases)},
         "scores": scores,
-        "scored": {key: value for key, value in facts().items() if key != "command"},
+        "scored": {key: value for key, value in facts(default_device()).items() if key != "command"},
     }
     models = bundle / "models"
     write_whole(models / "model.pt", content)
@@ -300,8 +302,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data set that it was trained on")
     parser.add_argument("--held-out", type=Path, help="volumes to score on; the data set's validation cases by default")
     parser.add_argument("--recipe", type=Path, default=ROOT / "configs/public_ct.yaml", help="overlay of the training")
-    parser.add_argument("--trained-on", help="hardware of the training, if it was not this machine")
-    parser.add_argument("--trained-at", help="commit of the training, if it was not this one")
+    parser.add_argument("--trained-on", required=True, help="hardware of the training")
+    parser.add_argument("--trained-at", required=True, help="commit of the training")
     try:
         ship(**vars(parser.parse_args()))
     except UserError as error:

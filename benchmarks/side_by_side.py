@@ -62,6 +62,7 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None, sizes: d
         parser.error("--device cuda needs a GPU that this PyTorch can use")
     if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats must be at least 1, found {options.repeats}")
+    torch.backends.cudnn.benchmark = True  # as the bundle's workflows do, for everyone
     for name, value in sizes["smoke" if options.smoke else options.device].items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -194,6 +194,8 @@ def our_step(
         with numerics("tf32" if precision == "tf32" else "float32", batch.device.type):
             trainer.run()
         assert trainer.state.iteration == before + 1
+        if compile and network.encoder._compiled_call_impl is None:
+            raise RuntimeError("torch.compile failed, see above")
         trainer.state.output = None
         forget_gradients(optimizers)
 

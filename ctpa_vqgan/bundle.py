@@ -47,6 +47,7 @@ __all__ = [
     "start_from",
     "tile_precision",
     "trusted_precision",
+    "window_precision",
 ]
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,16 @@ def overlap(patch_size: Sequence[int], stride: Sequence[int]) -> list[float]:
 def autocasts(device: torch.device | str, precision: str) -> bool:
     """Whether an evaluator computes in bf16: MONAI's evaluator does so on CUDA only."""
     return torch.device(device).type == "cuda" and uses_bf16(device, precision)
+
+
+def window_precision(
+    network: VQGAN, size: Sequence[int], device: torch.device | str, precision: str, batch_size: int
+) -> str:
+    """:func:`trusted_precision` for the windows of MONAI's evaluator, which knows bf16 on CUDA only."""
+    if precision == "bf16" and not autocasts(device, precision):
+        logger.warning("precision: bf16 is for CUDA where nothing is trained; computing in float32 on %s", device)
+        return "float32"
+    return trusted_precision(network, size, device, precision, batch_size)
 
 
 def tile_precision(

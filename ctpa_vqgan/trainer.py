@@ -222,7 +222,7 @@ class VQGANTrainer(Trainer):
         totals["generator_grad_norm"] = self._clip(self.network)
         if weight:
             totals["discriminator_grad_norm"] = self._clip(self.discriminator)
-        # one transfer: asking for each number would make the CPU wait for the GPU each time
+        # one transfer for all of them: the CPU waits for the GPU at each
         sums = dict(zip(totals, torch.stack([value.double() for value in totals.values()]).tolist()))
         self._refuse_bad_numbers(sums, batchdata)
         self._step(self.g_optimizer, self.g_scheduler)

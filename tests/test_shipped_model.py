@@ -22,6 +22,7 @@ from ctpa_vqgan.metrics import volume_fidelity
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "bundles/ctpa_vqgan/models"
 #: dB by which the shipped weights beat a grid four times coarser, on a phantom; raise it with better weights
+TRAINED = {"trained_on": "a slide rule", "trained_at": "abc1234"}
 LEAST_GAIN_DB = 1.0
 needs_weights = pytest.mark.skipif(not (MODELS / "model.pt").is_file(), reason="no weights are shipped yet")
 
@@ -139,7 +140,7 @@ def change_model_yaml(run, **knobs):
 
 def test_one_command_leaves_weights_facts_picture_and_pages(project, run, data, scripts):
     ship, card, _ = scripts
-    shipped = ship.ship(run, data, trained_on="a slide rule", trained_at="abc1234", root=project)
+    shipped = ship.ship(run, data, **TRAINED, root=project)
     models = project / "bundles/ctpa_vqgan/models"
     assert json.loads((models / "model.json").read_text()) == shipped
     assert {path.name for path in models.iterdir()} == {"model.pt", "model.pt.sha256", "model.json"}
@@ -169,25 +170,26 @@ def test_another_network_is_not_shipped(project, run, data, scripts):
     network = yaml.safe_load((run / "model.yaml").read_text())["network_def"]
     change_model_yaml(run, network_def={**network, "channels": [8, 16]})
     with pytest.raises(UserError, match=r"network_def::channels: expected \[4, 8\], found \[8, 16\]"):
-        scripts[0].ship(run, data, root=project)
+        scripts[0].ship(run, data, **TRAINED, root=project)
     assert not (project / "bundles/ctpa_vqgan/models").exists()
 
 
 def test_another_hu_window_is_not_shipped(project, run, data, scripts):
     change_model_yaml(run, hu_window=[-1024.0, 3071.0])
     with pytest.raises(UserError, match="hu_window: expected"):
-        scripts[0].ship(run, data, root=project)
+        scripts[0].ship(run, data, **TRAINED, root=project)
 
 
 def test_a_file_that_is_too_large_is_refused_before_anything_is_scored(project, run, data, scripts, monkeypatch):
     monkeypatch.setattr(scripts[0], "MAX_WEIGHTS_BYTES", 1000)
     monkeypatch.setattr(scripts[0], "run_workflow", lambda *_, **__: pytest.fail("scored"))
     with pytest.raises(UserError, match=r"found .* MB in half precision"):
-        scripts[0].ship(run, data, root=project)
+        scripts[0].ship(run, data, **TRAINED, root=project)
 
 
 def test_a_folder_without_a_run_is_refused_in_one_line(data, tmp_path, scripts, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["shipped_model.py", str(tmp_path / "nowhere"), "--data", str(data)])
+    told = ["--trained-on", "a slide rule", "--trained-at", "abc1234"]
+    monkeypatch.setattr(sys, "argv", ["shipped_model.py", str(tmp_path / "nowhere"), "--data", str(data), *told])
     assert scripts[0].main() == 1
     error = capsys.readouterr().err
     assert "expected the folder of a training with model.pt" in error
@@ -197,9 +199,9 @@ def test_a_folder_without_a_run_is_refused_in_one_line(data, tmp_path, scripts, 
 def test_a_scan_that_was_trained_on_is_not_held_out(project, run, data, scripts):
     trained = json.loads((data / "dataset.json").read_text())["training"][0]["image"]
     with pytest.raises(UserError, match="trained on and held out"):
-        scripts[0].ship(run, data, held_out=Path(trained), root=project)
+        scripts[0].ship(run, data, held_out=Path(trained), **TRAINED, root=project)
     with pytest.raises(UserError, match=r"expected a data set with dataset\.json"):
-        scripts[0].ship(run, Path(trained).parent, root=project)
+        scripts[0].ship(run, Path(trained).parent, **TRAINED, root=project)
 
 
 def test_half_precision_is_chosen_only_where_the_tables_do_not_show_it(scripts):

@@ -1,8 +1,9 @@
-"""Try bf16 on this machine before anything depends on it.
+"""Try bf16 on this machine before a network depends on it.
 
 Some releases of cuDNN return wrong values for large bf16 3-D convolutions, and say nothing (PyTorch issues 163539 and
 87354). The same volume goes through the same network twice, in bf16 as a whole and in float32 by small exact tiles, and
-the results are compared.
+the results are compared. That is the forward pass of the generator: its backward pass and the discriminators are not
+tried; a training that goes wrong there shows it in its losses and its validation.
 """
 
 # B batch, C channels, E embedding, H W D voxels, h w d latent positions (H = h * factor)
@@ -94,8 +95,8 @@ def trusted_precision(
 def check_bf16(network: VQGAN, size: Sequence[int], batch_size: int = 1) -> Bf16Errors:
     """Encode and decode one synthetic patch in bf16 autocast and in float32 without TensorFloat-32, and compare.
 
-    float32 computes by :class:`~ctpa_vqgan.inferers.ExactTileInferer`, which needs no more memory than bf16 and no
-    large convolution. A network with GroupNorm has no exact tiles: it computes the whole.
+    float32 computes by :class:`~ctpa_vqgan.inferers.ExactTileInferer`, which needs no more memory than bf16 for a
+    large patch, and no large convolution. A network with GroupNorm has no exact tiles: it computes the whole.
 
     Both decode the same codes, those of float32: latents near a tie may choose another code, which is no fault. The
     network computes in evaluation mode, without gradients; its modes, buffers, random numbers and all flags are as

@@ -206,7 +206,7 @@ def largest_core(
     if place == 0:
         raise BudgetTooSmall(
             f"memory_bytes={memory_bytes} is too little for a tile of this network: the smallest one, a single code "
-            f"with its halo, needs {needed(sides[0])} ({needed(sides[0]) / 2**20:.0f} MiB)"
+            f"with its halo, needs {needed(sides[0])} ({_in_gb(needed(sides[0]))})"
         )
     return tuple(math.ceil(g / math.ceil(g / c)) for g, c in zip(grid, core(sides[place - 1])))
 
@@ -246,7 +246,7 @@ def largest_window(
     if memory_bytes < lowest < math.inf:  # what is infinite, the network refuses with a reason
         raise BudgetTooSmall(
             f"memory_bytes={memory_bytes} is too little for windows of {tuple(least)} voxels: they need {lowest} "
-            f"({lowest / 2**20:.0f} MiB); lower roi_size (patch_size) or sw_batch_size"
+            f"({_in_gb(lowest)}); lower roi_size (patch_size) or sw_batch_size"
         )
     sides = range(1, max(size) // min(factor) + 1)
     largest = window(bisect.bisect_right(sides, memory_bytes, key=lambda side: needed(window(side))))
@@ -258,6 +258,11 @@ def largest_window(
             w = max(low, -(-even // f) * f)
         equal.append(w)
     return tuple(equal)
+
+
+def _in_gb(number: float) -> str:
+    """As the knob ``memory_gb`` takes it, rounded up."""
+    return f"memory_gb={math.ceil(number / 1e6) / 1e3:g}"
 
 
 def _with_slack(counted: float) -> float:

@@ -93,7 +93,7 @@ class VQGANInferer(SlidingWindowInferer):
             progress=progress,
         )
         self.blend_mode, self.factor, self.memory_bytes = mode, factor, memory_bytes
-        self._weights: dict[tuple[tuple, tuple], torch.Tensor] = {}
+        self._weights: tuple[Any, torch.Tensor | None] = (None, None)
         # voxels of the largest batch of windows that passed in bf16, and of the smallest that did not
         self._bf16_good, self._bf16_bad = 0, math.inf
 
@@ -189,14 +189,15 @@ class VQGANInferer(SlidingWindowInferer):
         return voxels <= self._bf16_good
 
     def _weight_map(self, roi: tuple[int, ...], overlaps: tuple[float, ...]) -> torch.Tensor:
-        """Blend weights of a window, made once per window size."""
-        if (roi, overlaps) not in self._weights:
+        """Blend weights, made again when windows change; one size is kept, as it may be that of a volume."""
+        known, weights = self._weights
+        if known != (roi, overlaps):
             if self.blend_mode == "linear":
                 weights = linear_weights(roi, overlaps)
             else:
                 weights = compute_importance_map(roi, mode=self.mode, sigma_scale=self.sigma_scale)
-            self._weights[roi, overlaps] = weights
-        return self._weights[roi, overlaps]
+            self._weights = (roi, overlaps), weights
+        return weights
 
 
 def linear_weights(roi: Sequence[int], overlaps: Sequence[float]) -> torch.Tensor:

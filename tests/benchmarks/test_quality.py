@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch
 
 from ctpa_vqgan.data.phantom import write_phantom_dataset
 
+SCORES = {"psnr": 30.0, "ssim": 0.9, "body_perplexity": 100.0, "bits_per_voxel": 0.2}
+CASE = {"averaged": SCORES, "last": SCORES}
+
 
 def row(variant, seed, psnr, last=None):
-    scores = {"psnr": psnr, "ssim": 0.9, "body_perplexity": 100.0, "bits_per_voxel": 0.2}
-    case = {"averaged": scores, "last": {**scores, "psnr": last or psnr}}
+    case = {"averaged": {**SCORES, "psnr": psnr}, "last": {**SCORES, "psnr": last or psnr}}
     return {"variant": variant, "seed": seed, "minutes": 1.0, "iterations": 10, "cases": {"ct": case}}
 
 
@@ -28,9 +31,13 @@ def test_a_difference_within_the_spread_of_the_seeds_is_no_difference():
     found = verdicts(
         [
             *default,
-            row("norm: group", 0, 30.1),  # in the middle of the default's seeds
+            row("norm: group", 0, 30.1),  # between the default's seeds
+            row("norm: group", 1, 30.1),
             row("cosine codes", 0, 31.0),
+            row("cosine codes", 1, 31.0),
             row("code dimension 4", 0, 29.0),
+            row("code dimension 4", 1, 29.0),
+            row("front end: haar", 0, 35.0),
             row("code dimension 16", 0, 30.0),  # better by more than the default's spread, but not by its own
             row("code dimension 16", 1, 31.0),
         ]
@@ -39,6 +46,11 @@ def test_a_difference_within_the_spread_of_the_seeds_is_no_difference():
     assert found["cosine codes"] == "better"
     assert found["code dimension 4"] == "worse"
     assert found["code dimension 16"] == "within the spread"
+    assert found["front end: haar"] == "one seed: no verdict"
+
+
+def test_without_the_default_there_is_no_verdict():
+    assert verdicts([row("cosine codes", 0, 31.0), row("cosine codes", 1, 31.0)]) == {"cosine codes": ""}
 
 
 def test_the_averaged_weights_are_judged_by_the_same_runs():
@@ -47,11 +59,11 @@ def test_the_averaged_weights_are_judged_by_the_same_runs():
 
 
 def test_every_variant_is_made_of_knobs_that_the_bundle_has():
-    known = quality.ConfigParser.load_config_files(quality.CONFIGS)
-    for name, knobs in quality.VARIANTS.items():
-        assert set(knobs) <= set(known), name
-    assert set(quality.COMMON) <= set(known)
-    assert set(quality.WEIGHTS) == set(known["loss_weights"])
+    parser = quality.ConfigParser()
+    parser.read_config(quality.CONFIGS)
+    for name, knobs in [*quality.VARIANTS.items(), ("what all share", quality.COMMON)]:
+        for knob in knobs:
+            assert knob in parser, f"{name}: {knob}"
 
 
 def test_patches_are_a_function_of_the_seed():
@@ -94,15 +106,71 @@ def test_a_run_gives_a_row_that_the_table_takes(volume, monkeypatch):
     assert quality.table([found]).count("\n") == 3  # head, rule, the default, its weights of the last step
 
 
-def test_what_is_in_the_file_is_not_run_again(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def script(tmp_path, monkeypatch, volume):
+    """Run the script on a file that holds one row, of ``volume`` scored on ``other``."""
+    other = tmp_path / "other.nii.gz"
+    other.write_bytes(Path(volume).read_bytes())
     done = tmp_path / "quality.json"
-    done.write_text(json.dumps({"rows": [row(quality.DEFAULT, 0, 30.0)]}))
-    monkeypatch.setattr(quality.subprocess, "run", lambda *args, **kwargs: pytest.fail("ran again"))
-    arguments = ["quality.py", "ct.nii", "--score", "other.nii", "--json", str(done), "--minutes", "1", "--seeds", "0"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--only", quality.DEFAULT])
-    quality.main()
-    assert "30.00" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", [*arguments[:-3], "2"])
-    with pytest.raises(SystemExit):
+    known = row(quality.DEFAULT, 0, 30.0)
+    done.write_text(json.dumps({"rows": [{**known, "trained_on": Path(volume).name, "cases": {"other": CASE}}]}))
+    monkeypatch.setattr(quality, "VARIANTS", {quality.DEFAULT: {"channels": [4, 8], "num_embeddings": 16}})
+
+    def run(volume=volume, score=other, minutes=1.0, seed=0):
+        arguments = [
+            volume,
+            "--score",
+            str(score),
+            "--json",
+            str(done),
+            "--minutes",
+            str(minutes),
+            "--seeds",
+            str(seed),
+        ]
+        monkeypatch.setattr(sys, "argv", [quality.__file__, *arguments])
         quality.main()
-    assert "holds runs of other lengths" in capsys.readouterr().err
+        return json.loads(done.read_text())["rows"]
+
+    return run
+
+
+def test_what_is_in_the_file_is_not_run_again(script, monkeypatch, capsys):
+    monkeypatch.setattr(quality.subprocess, "Popen", lambda *args, **kwargs: pytest.fail("ran again"))
+    assert len(script()) == 1
+    assert "30.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"minutes": 2.0}, "holds runs of 1.0 minutes"),
+        ({"score": "elsewhere.nii.gz"}, "scored on other; give the same"),
+        ({"volume": "typo.nii.gz"}, "holds runs of 1.0 minutes on phantom_00.nii.gz"),
+    ],
+)
+def test_another_experiment_is_refused_before_anything_runs(script, monkeypatch, capsys, change, message):
+    monkeypatch.setattr(quality.subprocess, "Popen", lambda *args, **kwargs: pytest.fail("trained"))
+    with pytest.raises(SystemExit):
+        script(**change)
+    assert message in capsys.readouterr().err
+
+
+def test_a_failing_run_ends_all(script, monkeypatch):
+    class Failing:
+        returncode = 1
+
+        def __init__(self, *args, **kwargs):
+            started.append(self)
+
+        def communicate(self):
+            return "", ""
+
+        def terminate(self):
+            pass
+
+    started = []
+    monkeypatch.setattr(quality.subprocess, "Popen", Failing)
+    with pytest.raises(subprocess.CalledProcessError):
+        script(seed=1)
+    assert len(started) == 1

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ctpa_vqgan.networks.quantizers.result import Quantized, full_precision
+from ctpa_vqgan.networks.quantizers.result import Quantized, float32_or_better
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -51,9 +51,9 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, levels: Sequence[int] = (8, 8, 8, 4, 4)) -> None:
         super().__init__()
-        levels = [int(number) for number in levels]
-        if not levels or min(levels) < 2 or math.prod(levels) > 2**32:
-            raise ValueError(f"levels must be whole numbers from 2 with a product of at most 2**32, found {levels}")
+        levels, given = [int(number) for number in levels], list(levels)
+        if not levels or levels != given or min(levels) < 2 or math.prod(levels) > 2**32:
+            raise ValueError(f"levels must be whole numbers from 2 with a product of at most 2**32, found {given}")
         self.num_embeddings, self.embedding_dim = math.prod(levels), len(levels)
         #: how to build this quantizer again, as part of a MONAI bundle's ``network_def``
         self.config = {"_target_": "ctpa_vqgan.networks.FiniteScalarQuantizer", "levels": levels}
@@ -68,7 +68,7 @@ class FiniteScalarQuantizer(nn.Module):
     def forward(self, encodings: torch.Tensor) -> Quantized:
         """Latents [B, E, h, w, d] -> :class:`Quantized`; the loss is 0: there is nothing to commit to."""
         with torch.autocast(encodings.device.type, enabled=False):
-            latents = full_precision(encodings)
+            latents = float32_or_better(encodings)
             codes = self.quantize(latents)
             vectors = self.embed(codes).to(latents.dtype)
             if latents.requires_grad:
@@ -80,7 +80,7 @@ class FiniteScalarQuantizer(nn.Module):
     def quantize(self, encodings: torch.Tensor) -> torch.Tensor:
         """Latents [B, E, h, w, d] -> codes [B, h, w, d], int64; changes nothing."""
         with torch.autocast(encodings.device.type, enabled=False):
-            latents = full_precision(encodings)
+            latents = float32_or_better(encodings)
             codes = torch.zeros((len(latents), *latents.shape[2:]), dtype=torch.int64, device=latents.device)
             # channel by channel: one int64 grid at a time
             for channel, (number, step) in zip(latents.unbind(1), self._digits()):

@@ -17,6 +17,6 @@ class Quantized(NamedTuple):
     loss: torch.Tensor  # scalar commitment loss, unweighted
 
 
-def full_precision(encodings: torch.Tensor) -> torch.Tensor:
+def float32_or_better(encodings: torch.Tensor) -> torch.Tensor:
     """float64 as it is, anything else as float32: what quantizers compute in."""
     return encodings if encodings.dtype == torch.float64 else encodings.float()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ctpa_vqgan.networks.quantizers.result import Quantized, full_precision
+from ctpa_vqgan.networks.quantizers.result import Quantized, float32_or_better
 
 INITIALIZATIONS = ("kmeans", "data", "random")
 # What only training needs: left out of inference weights, and set to a fresh start where a state_dict has none of it.
@@ -149,7 +149,7 @@ class VectorQuantizer(nn.Module):
 
     def scaled(self, encodings: torch.Tensor) -> torch.Tensor:
         """Latents [B, E, h, w, d] as they are compared with codes: float32 or better, on the sphere if codes are."""
-        latents = full_precision(encodings)
+        latents = float32_or_better(encodings)
         return F.normalize(latents, dim=1) if self.normalize else latents
 
     @torch.no_grad()
