@@ -286,8 +286,10 @@ def broken_in_bf16(monkeypatch):
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "inference", "encode", "decode"])
 def test_a_machine_that_computes_wrongly_in_bf16_is_refused_before_work_begins(
-    broken_in_bf16, trained, phantom_folder, tiny, tmp_path, capsys, command
+    broken_in_bf16, trained, phantom_folder, tiny, tmp_path, capsys, command, monkeypatch
 ):
+    if command in ("evaluate", "inference"):  # as on a GPU: MONAI's evaluator has bf16 nowhere else
+        monkeypatch.setattr(bundle, "autocasts", lambda device, precision: precision == "bf16")
     knob = "code_precision" if command in ("encode", "decode") else "precision"
     settings = ["--set", f"{knob}=bf16", "--set", "progress=false", "--overlay", ROOT / "configs/smoke.yaml"]
     settings += ["--overlay", tiny] if command == "train" else ["--checkpoint", trained / "model.pt"]
@@ -296,6 +298,12 @@ def test_a_machine_that_computes_wrongly_in_bf16_is_refused_before_work_begins(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.match(r"error: bf16 self-test on cpu, \d x \(.*\) voxels: latents .*: failed, .* set precision to", line)
     assert not (tmp_path / "out").exists()
+
+
+def test_windows_on_a_cpu_say_that_they_are_computed_in_float32(broken_in_bf16, caplog):
+    network = VQGAN(channels=(4, 8))  # of which no self-test is computed, as it would fail
+    assert bundle.window_precision(network, (32, 32, 16), "cpu", "bf16", 1) == "float32"
+    assert "bf16 is for CUDA where nothing is trained; computing in float32 on cpu" in caplog.text
 
 
 def test_auto_goes_on_in_float32_on_a_machine_that_computes_wrongly_in_bf16(broken_in_bf16, monkeypatch, caplog):
