@@ -204,10 +204,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines[0] += " | perplexity (body) | bits per voxel | verdict |"
     lines.append("|---|---:|---:|---:|" + "---:|" * len(cases) + "---:|---:|---|")
 
-    def mean(found: list[dict], case: str, key: str) -> float:
-        return statistics.mean(row["cases"][case]["averaged"][key] for row in found)
+    def line(
+        name: str, found: list[dict], values: list[float], against: float, verdict: str, weights: str = "averaged"
+    ) -> str:
+        def mean(found: list[dict], case: str, key: str) -> float:
+            return statistics.mean(row["cases"][case][weights][key] for row in found)
 
-    def line(name: str, found: list[dict], values: list[float], against: float, verdict: str) -> str:
         columns = [name, f"{statistics.mean(row['iterations'] for row in found):.0f}"]
         columns += [", ".join(f"{value:.2f}" for value in values), f"{against:+.2f}"]
         columns += [f"{mean(found, case, 'psnr'):.2f}, {mean(found, case, 'ssim'):.3f}" for case in cases]
@@ -241,7 +243,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             last = [psnr(row, "last") for row in found]
             against = statistics.mean(last) - statistics.mean(values)
             verdict = judged(against, max(spread(last), spread(values)), len(found))
-            lines.append(line("weights of the last step, not averaged", found, last, against, verdict))
+            lines.append(line("weights of the last step, not averaged", found, last, against, verdict, "last"))
     return "\n".join(lines)
 
 
