@@ -21,9 +21,9 @@ from ctpa_vqgan.metrics import volume_fidelity
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "bundles/ctpa_vqgan/models"
-#: dB by which the shipped weights beat a grid four times coarser, on a phantom; raise it with better weights
+#: dB by which the shipped weights beat a grid four times coarser, on a phantom (4.2 were seen); raise it with better ones
+LEAST_GAIN_DB = 3.5
 TRAINED = {"trained_on": "a slide rule", "trained_at": "abc1234"}
-LEAST_GAIN_DB = 1.0
 needs_weights = pytest.mark.skipif(not (MODELS / "model.pt").is_file(), reason="no weights are shipped yet")
 
 
