@@ -21,7 +21,7 @@ from ctpa_vqgan.metrics import volume_fidelity
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "bundles/ctpa_vqgan/models"
-#: dB by which the shipped weights beat a grid four times coarser, on a phantom (4.2 were seen); raise it with better ones
+#: dB by which the shipped weights beat a grid four times coarser, on a phantom; 4.2 were seen
 LEAST_GAIN_DB = 3.5
 TRAINED = {"trained_on": "a slide rule", "trained_at": "abc1234"}
 needs_weights = pytest.mark.skipif(not (MODELS / "model.pt").is_file(), reason="no weights are shipped yet")
