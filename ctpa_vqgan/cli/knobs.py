@@ -13,6 +13,7 @@ import yaml
 from ctpa_vqgan.errors import UserError
 
 SEPARATOR = "::"
+BY_LEVEL = ("checkpointing",)  # one value for all levels of the network, or a list with one for each
 KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -99,6 +100,8 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
         return value
     if value is None:
         raise UserError(f"{where}: {key} needs a value, {KINDS[type(default)]} such as {default}")
+    if key in BY_LEVEL and isinstance(value, list):
+        return [_typed(f"{key}[{level}]", entry, default, where) for level, entry in enumerate(value)]
     number = isinstance(default, (int, float)) and not isinstance(default, bool)
     if number and isinstance(value, str):  # YAML reads 1e-4 as text
         with contextlib.suppress(ValueError):

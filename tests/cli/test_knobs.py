@@ -7,6 +7,7 @@ from ctpa_vqgan.cli.workflows import find_bundle
 from ctpa_vqgan.errors import UserError
 
 KNOWN = {
+    "checkpointing": False,
     "max_epochs": 30,
     "g_learning_rate": 3.0e-4,
     "progress": True,
@@ -87,11 +88,17 @@ def test_a_key_like_no_other_is_refused_all_the_same():
         ("patch_size", 64, "a list such as [256, 256, 128], found 64"),
         ("loss_weights", [1], "a mapping such as"),
         ("loss_weights::l1", "much", "a number such as 1.0, found 'much'"),
+        ("progress", [True, False], "true or false such as True, found [True, False]"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_an_example(key, value, expected):
     message = refusal({key: value})
     assert message.startswith(f"--set: {key} expects {expected}")
+
+
+def test_checkpointing_goes_by_level_too():
+    assert checked({"checkpointing": [True, False]}, KNOWN, "--set") == {"checkpointing": [True, False]}
+    assert refusal({"checkpointing": [True, "no"]}).startswith("--set: checkpointing[1] expects true or false")
 
 
 def test_a_value_that_is_missing_is_refused():
