@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import signal
 import statistics
 import subprocess
@@ -251,10 +252,12 @@ def markdown(content: dict[str, Any]) -> str:
     """The table, and how it came about."""
     rows = content["rows"]
     commits, minutes = sorted({row["commit"] for row in rows}), {row["minutes"] for row in rows}
+    length = " and ".join(map(str, sorted(minutes)))
     return (
-        f"{table(rows)}\n\nTrained on {rows[0]['trained_on']}, {' and '.join(map(str, sorted(minutes)))} CPU minutes a "
-        f"run, {sum(row['iterations'] for row in rows)} steps in {len(rows)} runs; on {content['hardware']}; commit "
-        f"{', '.join(commits)}, {content['versions']}, {content['date']}."
+        f"{table(rows)}\n\n`{content['command']}` (`--seeds` and `--only` in several calls). Trained on "
+        f"{rows[0]['trained_on']}, {length} CPU minutes a run, {sum(row['iterations'] for row in rows)} steps in "
+        f"{len(rows)} runs; on {content['hardware']}; commit {', '.join(commits)}, {content['versions']}, "
+        f"{content['date']}."
     )
 
 
@@ -277,6 +280,13 @@ def refuse_what_cannot_be(parser: argparse.ArgumentParser, options: argparse.Nam
             parser.error(str(user_error(error) or error))
 
 
+def command_of(options: argparse.Namespace) -> str:
+    """The command for anyone: files by their names, not where they lie here."""
+    names = [Path(path).name for path in options.score]
+    words = ["python", "benchmarks/quality.py", Path(options.volume).name, "--score", *names]
+    return shlex.join([*words, "--minutes", f"{options.minutes:g}", "--json", options.json.name])
+
+
 def run_all(missing: list[tuple[str, int]], options: argparse.Namespace, known: dict[str, Any]) -> None:
     """Run, ``options.jobs`` at a time; write after each. The first failure, or Ctrl-C, ends all."""
     running: set[subprocess.Popen] = set()
@@ -293,7 +303,8 @@ def run_all(missing: list[tuple[str, int]], options: argparse.Namespace, known: 
             raise subprocess.CalledProcessError(child.returncode, f"{name}, seed {seed}")
         with writing:
             known["rows"].append(json.loads(text.splitlines()[-1]))
-            write_whole(options.json, json.dumps({**known, **facts()}, indent=1) + "\n")
+            told = {**known, **facts(), "command": command_of(options)}
+            write_whole(options.json, json.dumps(told, indent=1) + "\n")
             print(f"{len(known['rows'])} runs done: {name}, seed {seed}, {psnr(known['rows'][-1]):.2f} dB", flush=True)
 
     pool = ThreadPoolExecutor(options.jobs)

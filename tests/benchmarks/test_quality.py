@@ -106,6 +106,13 @@ def test_a_run_gives_a_row_that_the_table_takes(volume, monkeypatch):
     assert quality.table([found]).count("\n") == 3  # head, rule, the default, its weights of the last step
 
 
+def test_the_command_that_is_kept_names_files_and_no_folders_of_this_machine(tmp_path):
+    options = argparse.Namespace(volume=str(tmp_path / "a.nii"), score=[str(tmp_path / "b.nii")], minutes=12.0)
+    options.json = tmp_path / "quality.json"
+    expected = "python benchmarks/quality.py a.nii --score b.nii --minutes 12 --json quality.json"
+    assert quality.command_of(options) == expected
+
+
 @pytest.fixture
 def script(tmp_path, monkeypatch, volume):
     """Run the script on a file that holds one row, of ``volume`` scored on ``other``."""
