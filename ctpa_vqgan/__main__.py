@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from ctpa_vqgan import __version__
-from ctpa_vqgan.cli.workflows import WORKFLOWS, run_workflow
-from ctpa_vqgan.errors import user_error
+from ctpa_vqgan.cli.workflows import WORKFLOWS, find_bundle, run_workflow
+from ctpa_vqgan.errors import Stopped, printable, user_error
 
+BUNDLE_HELP = "folder of the bundle, if it is not the one of the source tree"
 RESUMES = {
     "train": "; the same command goes on from the last checkpoint",
     "demo": "; the same command goes on from the last checkpoint",
@@ -24,11 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 a user's error (one line on stderr), 2 wrong usage, 3 done but for volumes that ``prepare``
-        refused, 130 interrupted.
+        refused, 4 training gave nothing but numbers that are not finite, 130 interrupted, 143 told to end by SIGTERM,
+        138 by SIGUSR1.
     """
     options = _parser().parse_args(arguments)
     try:
         return options.function(options) or 0
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
     except KeyboardInterrupt:
         hint = RESUMES.get(options.name, "")
         print(f"interrupted{hint}", file=sys.stderr)
@@ -37,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cause = user_error(error)
         if cause is None:
             raise
-        print(f"error: {cause}", file=sys.stderr)
-        return 1
+        print(f"error: {printable(str(cause))}", file=sys.stderr)
+        return getattr(cause, "exit_code", 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         volumes = "a volume, a folder of volumes or DICOM, or a folder with dataset.json"
         command.add_argument("--data", help="a code file, or a folder of them" if name == "decode" else volumes)
         command.add_argument("--output", help="folder for everything that is written")
-        if name != "train":
+        if name == "replay":
+            command.add_argument("--dump", required=True, metavar="FILE", help="bad_step_*.pt that the run left")
+        elif name != "train":
             command.add_argument("--checkpoint", help="model.pt of a run; the model.yaml beside it is used too")
         if name == "encode":
             command.add_argument(
@@ -70,8 +77,27 @@ def _parser() -> argparse.ArgumentParser:
             )
         command.add_argument("--overlay", action="append", default=[], metavar="FILE", help="one more config file")
         command.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override one knob")
-        command.add_argument("--bundle", help="folder of the bundle, if it is not the one of the source tree")
+        command.add_argument("--bundle", help=BUNDLE_HELP)
+        command.add_argument(
+            "--trust",
+            action="store_true",
+            help="let the overlays hold expressions and components: they can run any code, so trust who wrote them",
+        )
         command.set_defaults(function=_workflow, name=name, checkpoint=None)
+    verify = commands.add_parser("verify", help="compare the bundle's files with the SHA-256 in its manifest.sha256")
+    verify.add_argument("--bundle", help=BUNDLE_HELP)
+    verify.add_argument("--write", action="store_true", help="write the manifest anew, after a change that was meant")
+    verify.set_defaults(function=_verify, name="verify")
+    plan = commands.add_parser("plan", help="foretell memory, steps, disk and time of a training")
+    plan.add_argument("--data", help="what will be trained on; only headers are read")
+    plan.add_argument("--num-volumes", type=int, default=1349, help="volumes of 512 x 512 x 604 voxels, without --data")
+    plan.add_argument("--overlay", action="append", default=[], metavar="FILE", help="one more config file")
+    plan.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override one knob")
+    plan.add_argument("--device-gb", type=float, default=24.0, metavar="GB", help="memory of the device to train on")
+    plan.add_argument("--calibrate", action="store_true", help="try a few steps on this machine, for the time")
+    plan.add_argument("--json", metavar="FILE", help="write the numbers here too")
+    plan.add_argument("--bundle", help=BUNDLE_HELP)
+    plan.set_defaults(function=_plan, name="plan")
     demo = commands.add_parser("demo", help="train, reconstruct and report in a few minutes")
     demo.add_argument("--data", help="folder of CT volumes; phantoms are made without it")
     demo.add_argument("--output", default="runs/demo", help="folder for everything that is written")
@@ -88,16 +114,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workflow(options: argparse.Namespace) -> None:
-    bound = getattr(options, "max_error_hu", None)
+    own = {"max_error_hu": getattr(options, "max_error_hu", None), "replay_path": getattr(options, "dump", None)}
     run_workflow(
         options.name,
         data=options.data,
         output=options.output,
         checkpoint=options.checkpoint,
         overlays=options.overlay,
-        settings=options.set + ([] if bound is None else [f"max_error_hu={bound}"]),
+        settings=options.set + [f"{knob}={value}" for knob, value in own.items() if value is not None],
         bundle=options.bundle,
+        trust=options.trust,
     )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from ctpa_vqgan.manifest import MANIFEST, compare, write_manifest
+
+    bundle = find_bundle(options.bundle)
+    if options.write:
+        print(f"{bundle / MANIFEST}: {write_manifest(bundle)} files")
+        return 0
+    found = compare(bundle)
+    for kind, names in found._asdict().items():
+        for name in names:
+            print(f"{kind}: {printable(name)}")
+    if not any(found):
+        print(f"{bundle}: every file is as its manifest says")
+    return int(any(found))
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -108,6 +151,21 @@ def _prepare(options: argparse.Namespace) -> int:
     cases = "1 case" if len(result.accepted) == 1 else f"{len(result.accepted)} cases"
     print(f"{cases} accepted, {len(result.refused)} refused: see {options.output}/report.md")
     return 3 if result.refused else 0
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from ctpa_vqgan.plan import run_plan
+
+    run_plan(
+        json_file=options.json,
+        data=options.data,
+        overlays=options.overlay,
+        settings=options.set,
+        bundle=options.bundle,
+        device_gb=options.device_gb,
+        num_volumes=options.num_volumes,
+        calibrate=options.calibrate,
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -12,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ctpa_vqgan.data import Case, validation_cases
-from ctpa_vqgan.errors import UserError, user_error
+from ctpa_vqgan.data import Case, GridPatches, RandomPatchDataset, validation_cases
+from ctpa_vqgan.errors import UserError, printable, user_error
 from ctpa_vqgan.handlers import load_weights
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.inferers.bf16_check import trusted_precision
@@ -24,6 +25,7 @@ from ctpa_vqgan.networks.discriminators import min_side
 from ctpa_vqgan.networks.vqgan import checked_factor
 from ctpa_vqgan.precision import PRECISIONS, uses_bf16
 from ctpa_vqgan.provenance import facts
+from ctpa_vqgan.replay import replay
 from ctpa_vqgan.trainer import GAN_TERMS
 from ctpa_vqgan.transcode import decode_files, encode_cases
 
@@ -31,6 +33,7 @@ __all__ = [
     "autocasts",
     "begin",
     "budget_bytes",
+    "cases_told",
     "check_discriminators",
     "check_knobs",
     "check_memory",
@@ -43,6 +46,7 @@ __all__ = [
     "load_weights",
     "lpips",
     "overlap",
+    "replay",
     "report_settings",
     "start_from",
     "tile_precision",
@@ -53,12 +57,21 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def begin(seed: int) -> None:
-    """First step of every workflow: seed what draws, and end on a user's error with one line instead of a traceback."""
+def begin(seed: int, deterministic: bool = False) -> None:
+    """First step of every workflow: seed what draws, and end on a user's error with one line instead of a traceback.
+
+    Args:
+        seed: of PyTorch's global generators: first weights.
+        deterministic: bit for bit the same results on CUDA too, by kernels that may be slower; a CPU gives that anyway.
+    """
     sys.excepthook = _one_line
     torch.manual_seed(seed)
-    # patches have one size: let cuDNN look for its fastest kernels once
-    torch.backends.cudnn.benchmark = True
+    # patches have one size: let cuDNN look for its fastest kernels once; which ones win may differ from run to run
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch asks for it
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -66,7 +79,8 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> No
     if cause is None:
         sys.__excepthook__(kind, error, trace)
     else:
-        print(f"error: {cause}", file=sys.stderr)
+        print(printable(f"error: {cause}"), file=sys.stderr)
+        raise SystemExit(getattr(cause, "exit_code", 1))
 
 
 def default_device() -> torch.device:
@@ -138,6 +152,12 @@ def tile_precision(
 def budget_bytes(memory_gb: float | None) -> int | None:
     """The knob ``memory_gb`` in bytes."""
     return None if memory_gb is None else int(memory_gb * 1e9)
+
+
+def cases_told(dataset: RandomPatchDataset | GridPatches) -> str:
+    """Which cases a run trains on, for its checkpoints: how many, and a hash of their names in order."""
+    names = "\n".join(case["case"] for case in dataset.cases)
+    return f"{len(dataset.cases)} cases, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
 
 def first_cases(source: str, val_fraction: float, number: int) -> list[Case]:

@@ -13,6 +13,30 @@ _FROM_WORKER = re.compile(r"^ctpa_vqgan\.errors\.\w+: (.+)$", re.MULTILINE)
 class UserError(ValueError):
     """Something that the user gave does not fit; the message is complete by itself."""
 
+    exit_code = 1
+
+
+class BadNumbers(UserError):
+    """Training gives nothing but numbers that are not finite."""
+
+    exit_code = 4
+
+
+class Stopped(SystemExit):
+    """A run left in good order because a signal asked for it.
+
+    Args:
+        code: exit code of the process.
+        message: what became of the run.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
 
 class BadVolume(UserError):
     """A file cannot be used as a CT volume.
@@ -48,6 +72,11 @@ def user_error(exception: BaseException | None) -> Exception | None:
             return exception
         exception = exception.__cause__ or exception.__context__
     return None
+
+
+def printable(text: str) -> str:
+    """One line that does nothing to a terminal: names of files may hold any character, and bytes that are none."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _raised_here(exception: Exception) -> bool:

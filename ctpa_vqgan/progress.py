@@ -6,12 +6,14 @@ import sys
 
 from tqdm import tqdm
 
+from ctpa_vqgan.errors import printable
+
 LOG_SECONDS = 30
 
 
 def say(text: str) -> None:
     """A line on stderr that does not tear a bar apart."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
 
 
 def progress_bar(total: int | None, label: str, initial: int = 0, leave: bool = True, show: bool = True) -> tqdm:

@@ -21,7 +21,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ctpa_vqgan.data.reader import AIR_HU
-from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.errors import BadNumbers, UserError
+from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.losses import (
     WeightedLosses,
     feature_matching_loss,
@@ -30,7 +31,9 @@ from ctpa_vqgan.losses import (
     ramp,
 )
 from ctpa_vqgan.metrics import CodeCounter, body_tokens
+from ctpa_vqgan.out_of_memory import is_out_of_memory, release_memory
 from ctpa_vqgan.precision import PRECISIONS, uses_bf16
+from ctpa_vqgan.progress import say
 
 GAN_TERMS = ("adversarial", "feature_matching")
 
@@ -69,7 +72,11 @@ class VQGANTrainer(Trainer):
     A batch holds the patches of one optimizer step; it is cut into micro-batches that fit the device. The codebook
     stands still meanwhile, and its statistics act once per step, so ``micro_batch_size`` changes memory, not results.
     Until ``adversarial_start`` no discriminator work is done at all. Of MONAI's iteration events it fires
-    ``BACKWARD_COMPLETED`` and ``MODEL_COMPLETED``, once per step.
+    ``BACKWARD_COMPLETED`` and ``MODEL_COMPLETED``, once per step, besides :class:`~ctpa_vqgan.events.TrainerEvents`.
+
+    An iteration whose losses, gradient norms or codebook statistics are not finite changes nothing: neither weights nor
+    optimizers, schedules, averages or codebook; ``skipped_steps`` counts them. One that runs out of memory is done
+    again from its start with micro-batches of half the size, which stay.
 
     ``engine.state.output`` after each iteration has ``"image"``, ``"pred"`` and ``"loss"`` (weighted total), decollated
     as MONAI's engines do it. ``engine.terms`` holds the same total and every term by name, unweighted, with gradient
@@ -91,6 +98,7 @@ class VQGANTrainer(Trainer):
         adversarial_start: iteration at which the discriminator joins.
         adversarial_ramp: iterations over which its weight grows to full.
         max_grad_norm: gradients of each network are clipped to this norm.
+        max_bad_steps: so many skipped steps in a row end the run.
         precision: ``"bf16"`` autocast, ``"float32"``, or ``"auto"``: bf16 where a CUDA device has it, float32
             elsewhere.
         compile: let ``torch.compile`` make encoder and decoder faster, once for the one shape of the patches; where it
@@ -103,6 +111,8 @@ class VQGANTrainer(Trainer):
     Raises:
         ValueError: if ``precision`` is unknown, sizes are not positive, or one of discriminator and optimizer is
             missing.
+        BadNumbers: when run, after ``max_bad_steps`` skipped steps in a row.
+        UserError: when run, if memory does not suffice for a single patch.
     """
 
     def __init__(
@@ -122,6 +132,7 @@ class VQGANTrainer(Trainer):
         adversarial_start: int = 0,
         adversarial_ramp: int = 0,
         max_grad_norm: float = 1.0,
+        max_bad_steps: int = 10,
         precision: str = "auto",
         compile: bool = False,
         hu_window: Sequence[float] = (-1000.0, 1000.0),
@@ -155,33 +166,71 @@ class VQGANTrainer(Trainer):
             metric_cmp_fn=metric_cmp_fn,
             handlers=train_handlers,
             decollate=decollate,
+            event_names=[TrainerEvents],
         )
         self.network, self.discriminator, self.losses, self.ema = network, discriminator, losses, ema
         self.g_optimizer, self.g_scheduler = g_optimizer, g_scheduler
         self.d_optimizer, self.d_scheduler = d_optimizer, d_scheduler
         self.micro_batch_size, self.max_grad_norm, self.hu_window = micro_batch_size, max_grad_norm, tuple(hu_window)
         self.adversarial_start, self.adversarial_ramp = adversarial_start, adversarial_ramp
+        self.max_bad_steps, self.skipped_steps, self.bad_in_a_row = max_bad_steps, 0, 0
         self.bf16 = uses_bf16(self.state.device, precision)
         self._to_compile = compile
         self.inferer = inferer or SimpleInferer()
         self.codes = CodeCounter(network.num_embeddings)
         self.terms: dict[str, float] = {}
         self.patches_per_second = 0.0
+        #: whether the last epoch's validation, export and the like are still to be done
+        self.epoch_end_due = False
         self.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
 
     def run(self) -> None:
-        """Train to the last epoch, from wherever a handler's :meth:`resume_from` put the engine."""
-        Workflow.run(self)  # not Trainer.run: it makes a gradient scaler, which bf16 does not need
+        """Train to the last epoch, from wherever a handler of ``RESUMING`` puts the trainer."""
+        total = self.state.max_epochs * (self.state.epoch_length or 0) or math.inf
+        try:
+            self.fire_event(TrainerEvents.RESUMING)
+            if self.state.iteration >= total and not self.epoch_end_due:
+                say(f"this run was finished at iteration {self.state.iteration}; raise max_epochs to go on")
+                self.fire_event(TrainerEvents.NOTHING_LEFT)
+                return
+            self.fire_event(TrainerEvents.RESUMED)
+            if self.epoch_end_due:
+                self.fire_event(Events.EPOCH_COMPLETED)
+            if self.state.iteration < total:
+                Workflow.run(self)  # not Trainer.run: it makes a gradient scaler, which bf16 does not need
+            else:  # ignite would begin anew
+                self.fire_event(Events.COMPLETED)
+        finally:
+            self.fire_event(TrainerEvents.ENDED)
 
-    def resume_from(self, iteration: int) -> None:
-        """Let :meth:`run` go on after this many iterations, in the middle of an epoch too."""
-        self.state.iteration = iteration
-        self.state.epoch = iteration // self.state.epoch_length
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is; networks, optimizers and the like have state of their own."""
+        return {
+            "iteration": self.state.iteration,
+            "epoch_length": self.state.epoch_length,
+            "epoch_end_due": self.epoch_end_due,
+            "micro_batch_size": self.micro_batch_size,
+            "skipped_steps": self.skipped_steps,
+            "bad_in_a_row": self.bad_in_a_row,
+            "terms": dict(self.terms),
+            "codes": self.codes.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let :meth:`run` go on from there, in the middle of an epoch too."""
+        self.state.iteration = state_dict["iteration"]
+        self.state.epoch = self.state.iteration // self.state.epoch_length
+        self.epoch_end_due = state_dict["epoch_end_due"]
+        self.micro_batch_size = min(self.micro_batch_size, state_dict["micro_batch_size"])
+        self.skipped_steps, self.bad_in_a_row = state_dict["skipped_steps"], state_dict["bad_in_a_row"]
+        self.terms = dict(state_dict["terms"])
+        self.codes.load_state_dict(state_dict["codes"])
 
     # -- one iteration -------------------------------------------------------------------------------------------
 
     def _begin_epoch(self) -> None:
-        self.codes.reset()
+        if self.state.iteration % self.state.epoch_length == 0:  # else a resumed run goes on counting
+            self.codes.reset()
         self._clock = time.perf_counter()  # the speed counts waiting for data, not validation
         dataset = getattr(self.data_loader, "dataset", None)
         if hasattr(dataset, "start_at"):
@@ -190,53 +239,140 @@ class VQGANTrainer(Trainer):
             patches = min(batches * (self.data_loader.batch_size or 1), dataset.num_patches)
             dataset.start_at(epoch * dataset.num_patches + patches)
 
+    def try_step(self, batchdata: dict[str, Any]) -> dict[str, float]:
+        """What an iteration with this batch gives: terms and gradient norms by name. Only gradients are touched."""
+        images, weight = self._images(batchdata), self._adversarial_weight()
+        kept = [buffer.clone() for buffer in self.network.quantizer.buffers()]
+        totals, _, _ = self._gradients(images, weight, kept)
+        sums = self._sums(totals, weight)
+        self._put_back(kept)
+        return sums
+
+    def _images(self, batchdata: dict[str, Any]) -> torch.Tensor:
+        batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        return images.as_tensor() if hasattr(images, "as_tensor") else images
+
     def _iteration(self, engine: VQGANTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         """One optimizer step of both networks on the patches of ``batchdata``."""
         if batchdata is None:
             raise ValueError("the data loader gave no batch")
-        batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
-        images = batch[0] if isinstance(batch, (tuple, list)) else batch
-        images = images.as_tensor() if hasattr(images, "as_tensor") else images
-        weight = self._adversarial_weight()
+        images, weight = self._images(batchdata), self._adversarial_weight()
         self.network.train()
-        self.g_optimizer.zero_grad(set_to_none=True)
         if weight:
             self.discriminator.train()
-            self.d_optimizer.zero_grad(set_to_none=True)
-
         if self._to_compile:
             self._compile(images[: self.micro_batch_size])
+
+        kept = [buffer.clone() for buffer in self.network.quantizer.buffers()]
+        totals, reconstruction, seen = self._gradients(images, weight, kept)
+        engine.state.output = {Keys.IMAGE: images, Keys.PRED: reconstruction}
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        sums = self._sums(totals, weight)
+        engine.state.output[Keys.LOSS] = sums["loss"]
+        bad = [name for name, value in sums.items() if not math.isfinite(value)]
+        if _on_any_rank(bool(bad), images.device):
+            self._put_back(kept)
+            self._skip(bad, batchdata)
+        else:
+            del sums["codebook"]
+            self._apply(sums, seen, bool(weight))
+        began, self._clock = self._clock, time.perf_counter()
+        self.patches_per_second = len(images) / (self._clock - began)
+        self.epoch_end_due = self.state.iteration % self.state.epoch_length == 0
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _sums(self, totals: dict[str, torch.Tensor], weight: float) -> dict[str, float]:
+        """Clip gradients, and bring all values to the CPU; ``"codebook"`` is 0 if the quantizer's state is finite."""
+        norms = {"generator_grad_norm": self._clip(self.network)}
+        if weight:
+            norms["discriminator_grad_norm"] = self._clip(self.discriminator)
+        values = {**totals, **norms, "codebook": _zero_if_finite(self.network.quantizer.buffers())}
+        # one transfer for all of them: the CPU waits for the GPU at each
+        return dict(
+            zip(values, torch.stack([value.double().to(self.state.device) for value in values.values()]).tolist())
+        )
+
+    def _gradients(
+        self, images: torch.Tensor, weight: float, kept: list[torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, list]:
+        """:meth:`_accumulate`; when memory runs out again from the start, with half the patches at a time."""
+        while True:
+            try:
+                return self._accumulate(images, weight)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._put_back(kept)
+                size = min(self.micro_batch_size, len(images))
+                if size == 1:
+                    raise UserError(
+                        f"iteration {self.state.iteration}: memory ran out with a single patch of "
+                        f"{tuple(images.shape[2:])}; lower patch_size or channels, set checkpointing=true, or "
+                        "precision=bf16 where it is not"
+                    ) from error
+            # here the error is gone, and what it held on to
+            self._zero_grad()
+            release_memory()
+            self.micro_batch_size = size // 2
+            say(
+                f"iteration {self.state.iteration}: memory ran out with micro_batch_size={size}; going on with "
+                f"{self.micro_batch_size}, still {len(images)} patches a step"
+            )
+
+    def _accumulate(
+        self, images: torch.Tensor, weight: float
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Gradients of a whole batch: unweighted values by name, the reconstruction, and codes with their bodies."""
+        self._zero_grad()
         totals: dict[str, torch.Tensor] = {}
-        reconstructions = []
+        reconstructions, seen = [], []
         for micro in images.split(self.micro_batch_size):
             share = len(micro) / len(images)
-            reconstruction, values = self._generator_pass(micro, weight, share)
+            reconstruction, codes, values = self._generator_pass(micro, weight, share)
             if weight:
                 values |= self._discriminator_pass(micro, reconstruction, share)
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value.double() * share
             reconstructions.append(reconstruction)
-        engine.state.output = {Keys.IMAGE: images, Keys.PRED: torch.cat(reconstructions)}
-        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            seen.append((codes, self._body(micro)))
+        return totals, torch.cat(reconstructions), seen
 
-        totals["generator_grad_norm"] = self._clip(self.network)
-        if weight:
-            totals["discriminator_grad_norm"] = self._clip(self.discriminator)
-        # one transfer for all of them: the CPU waits for the GPU at each
-        sums = dict(zip(totals, torch.stack([value.double() for value in totals.values()]).tolist()))
-        self._refuse_bad_numbers(sums, batchdata)
+    def _apply(self, sums: dict[str, float], seen: Sequence, adversarial: bool) -> None:
+        """Let the gradients, and what the codebook collected, act."""
         self._step(self.g_optimizer, self.g_scheduler)
-        if weight:
+        if adversarial:
             self._step(self.d_optimizer, self.d_scheduler)
         self.network.quantizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.network)
-        began, self._clock = self._clock, time.perf_counter()
-        self.patches_per_second = len(images) / (self._clock - began)
-        self.terms = sums
-        engine.state.output[Keys.LOSS] = sums["loss"]
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return engine.state.output
+        for codes, body in seen:
+            self.codes.update(codes, body)
+        self.terms, self.bad_in_a_row = sums, 0
+
+    def _skip(self, bad: Sequence[str], batchdata: dict[str, Any]) -> None:
+        """Count and tell of a step whose numbers are not finite; nothing of it stays."""
+        self.skipped_steps, self.bad_in_a_row = self.skipped_steps + 1, self.bad_in_a_row + 1
+        told = (
+            f"iteration {self.state.iteration}: {', '.join(bad) or 'another rank'} is not finite, step skipped "
+            f"({self.skipped_steps} in all, {self.bad_in_a_row} in a row); {_patches_of(batchdata)}"
+        )
+        say(told)
+        self.fire_event(TrainerEvents.STEP_SKIPPED)
+        if self.bad_in_a_row >= self.max_bad_steps:
+            raise BadNumbers(f"{told}; lower g_learning_rate, or train with precision=float32")
+
+    def _put_back(self, kept: Sequence[torch.Tensor]) -> None:
+        """Let the quantizer forget what it saw in this iteration."""
+        with torch.no_grad():
+            for buffer, value in zip(self.network.quantizer.buffers(), kept):
+                buffer.copy_(value)
+
+    def _zero_grad(self) -> None:
+        self.g_optimizer.zero_grad(set_to_none=True)
+        if self.d_optimizer is not None:
+            self.d_optimizer.zero_grad(set_to_none=True)
 
     def _compile(self, micro: torch.Tensor) -> None:
         """Compile encoder and decoder in place; a trial pass shows whether that works here. Leaves no gradient."""
@@ -265,8 +401,10 @@ class VQGANTrainer(Trainer):
             return 0.0
         return ramp(self.state.iteration - 1, self.adversarial_start, self.adversarial_ramp)
 
-    def _generator_pass(self, micro: torch.Tensor, weight: float, share: float) -> tuple[torch.Tensor, dict]:
-        """Forward and backward of the generator: detached reconstruction and unweighted values by name."""
+    def _generator_pass(
+        self, micro: torch.Tensor, weight: float, share: float
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Forward and backward of the generator: detached reconstruction, codes, and unweighted values by name."""
         with self._autocast():
             result = self.inferer(micro, self.network.autoencode)
             values = self.losses(result.reconstruction, micro)
@@ -275,10 +413,8 @@ class VQGANTrainer(Trainer):
                 values |= self._gan_values(micro, result.reconstruction)
         total = self.losses.total(values, dict.fromkeys(GAN_TERMS, weight) if weight else None)
         (total * share).backward()
-        self.codes.update(result.codes, self._body(micro))
-        return result.reconstruction.detach(), {name: v.detach() for name, v in values.items()} | {
-            "loss": total.detach()
-        }
+        values = {name: value.detach() for name, value in values.items()} | {"loss": total.detach()}
+        return result.reconstruction.detach(), result.codes, values
 
     def _body(self, images: torch.Tensor) -> torch.Tensor:
         """Which tokens lie in the body; what the HU window clipped from below counts as air."""
@@ -289,13 +425,15 @@ class VQGANTrainer(Trainer):
     def _gan_values(self, micro: torch.Tensor, reconstruction: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the discriminator, held still, says of the reconstruction."""
         self.discriminator.requires_grad_(False)
-        fake = self.discriminator(reconstruction, offset=self.state.iteration)
-        values = {"adversarial": hinge_generator_loss(fake.logits)}
-        if self.losses.weights.get("feature_matching"):
-            with torch.no_grad():
-                real = self.discriminator(micro, offset=self.state.iteration)
-            values["feature_matching"] = feature_matching_loss(real.features, fake.features)
-        self.discriminator.requires_grad_(True)
+        try:
+            fake = self.discriminator(reconstruction, offset=self.state.iteration)
+            values = {"adversarial": hinge_generator_loss(fake.logits)}
+            if self.losses.weights.get("feature_matching"):
+                with torch.no_grad():
+                    real = self.discriminator(micro, offset=self.state.iteration)
+                values["feature_matching"] = feature_matching_loss(real.features, fake.features)
+        finally:  # memory may run out in there
+            self.discriminator.requires_grad_(True)
         return values
 
     def _discriminator_pass(self, micro: torch.Tensor, reconstruction: torch.Tensor, share: float) -> dict:
@@ -315,14 +453,28 @@ class VQGANTrainer(Trainer):
         if scheduler is not None:
             scheduler.step()
 
-    def _refuse_bad_numbers(self, values: dict[str, float], batchdata: dict[str, Any]) -> None:
-        """Stop before a NaN reaches the weights."""
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise UserError(
-                f"iteration {self.state.iteration}: {', '.join(bad)} is not finite (cases {batchdata.get('case')}); "
-                "lower g_learning_rate, or train with precision=float32"
-            )
-
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def _zero_if_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """0, or NaN if one of them holds a number that is not finite."""
+    sums = [tensor.sum().double() for tensor in tensors if tensor.is_floating_point()]
+    return torch.stack(sums).sum() * 0 if sums else torch.zeros(())
+
+
+def _on_any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether it is so on one of the processes that train together."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flag
+    shared = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return bool(shared)
+
+
+def _patches_of(batchdata: dict[str, Any]) -> str:
+    """Which patches a batch holds, by case and position of the first voxel."""
+    cases, positions = batchdata.get("case", ()), batchdata.get("position")
+    if positions is None:
+        return f"cases {', '.join(map(str, cases))}"
+    return ", ".join(f"{case} at {tuple(place.tolist())}" for case, place in zip(cases, positions))

@@ -81,11 +81,14 @@ def trained(phantom_folder, tiny, tmp_path_factory):
 
 
 def test_training_leaves_all_that_a_run_writes_below_its_folder(trained):
-    assert {path.name for path in trained.iterdir()} == {"model.pt", "model.yaml", "checkpoints", "tensorboard"}
+    left = {"model.pt", "model.pt.sha256", "model.yaml", "checkpoints", "tensorboard"}
+    assert {path.name for path in trained.iterdir()} == left
     # two of three phantoms, three patches each, two patches a step, two epochs
     assert [path.name for path in sorted((trained / "checkpoints").iterdir())] == [
         "checkpoint_000000003.pt",
+        "checkpoint_000000003.pt.sha256",
         "checkpoint_000000006.pt",
+        "checkpoint_000000006.pt.sha256",
     ]
 
 
@@ -104,7 +107,7 @@ def test_tensorboard_shows_losses_codebook_and_pictures(trained):
     assert [event.step for event in events.Scalars("loss/adversarial")] == [5, 6], (
         "the iteration after the start's ramp"
     )
-    assert [event.step for event in events.Scalars("validation/psnr")] == [1, 2]
+    assert [event.step for event in events.Scalars("validation/psnr")] == [3, 6], "at the iterations of epoch 1 and 2"
     assert any(tag.endswith("axial_lung") for tag in tags["images"])
     assert any(tag.endswith("coronal_mediastinum") for tag in tags["images"])
 
@@ -118,13 +121,61 @@ def test_the_weights_build_and_load_by_what_lies_beside_them(trained):
     assert parser["stride"] == [24, 24, 12], "resolved: three quarters of the patch"
 
 
-def test_a_finished_run_started_again_trains_no_more(trained, phantom_folder, tiny):
-    before = {path: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()}
-    weights = (trained / "model.pt").read_bytes()
+def test_a_finished_run_started_again_says_so_and_changes_no_file(trained, phantom_folder, tiny, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     overlays = ["--overlay", ROOT / "configs/smoke.yaml", "--overlay", tiny]
     assert run("train", "--data", phantom_folder, "--output", trained, *overlays) == 0
-    assert {path: path.stat().st_mtime_ns for path in (trained / "checkpoints").iterdir()} == before
-    assert len((trained / "model.pt").read_bytes()) == len(weights)
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+    told = capsys.readouterr().err
+    assert "resumed at iteration 6 of 6 from checkpoint_000000006.pt" in told
+    assert "this run was finished at iteration 6; raise max_epochs to go on" in told
+
+
+def test_a_run_that_goes_on_may_change_how_long_and_how_it_is_watched_and_nothing_else(
+    trained, phantom_folder, tiny, tmp_path, capsys
+):
+    folder = tmp_path / "again"
+    shutil.copytree(trained, folder)
+    overlays = ["--overlay", ROOT / "configs/smoke.yaml", "--overlay", tiny]
+    command = ["train", "--data", phantom_folder, "--output", folder, *overlays]
+    assert run(*command, "--set", "max_grad_norm=2.0", "--set", "channels=[4,4]") == 1
+    told = capsys.readouterr().err
+    assert "channels=[4, 8], now [4, 4]; " in told and "max_grad_norm=1.0, now 2.0; restore that" in told
+    settings = ["max_epochs=3", "num_workers=1", "log_interval=2", "val_interval=3", "keep_last=1", "keep_best=0"]
+    assert run(*command, *[word for setting in settings for word in ("--set", setting)]) == 0
+    assert "resumed at iteration 6 of 9" in capsys.readouterr().err
+    assert [path.name for path in (folder / "checkpoints").glob("*.pt")] == ["checkpoint_000000009.pt"]
+
+
+# what a run may change when it goes on: where things lie, how it is watched, what only stops it, and how validation
+# fits the device
+FREE_KNOBS = {"bundle_root", "dataset_dir", "input", "output_dir", "ckpt_path", "device", "num_workers"}
+FREE_KNOBS |= {"max_epochs", "max_bad_share", "max_bad_steps", "sw_batch_size", "stitch_device", "memory_gb"}
+FREE_KNOBS |= {"val_interval", "num_val_cases", "save_interval", "save_minutes", "keep_last", "keep_best"}
+FREE_KNOBS |= {"log_interval", "progress", "allow_changed", "replay_path"}
+
+
+def test_every_other_knob_is_one_that_a_resumed_run_must_share():
+    handlers = config("train.yaml")["train"]["handlers"]
+    (checkpoints,) = [handler for handler in handlers if handler["_target_"].endswith("Checkpoints")]
+    shared = {name: value for name, value in checkpoints["knobs"].items() if name != "training_cases"}
+    assert shared == {name: f"@{name}" for name in shared}
+    assert set(yaml.safe_load(knob_lines("train.yaml"))) == FREE_KNOBS | shared.keys()
+    assert not FREE_KNOBS & shared.keys()
+
+
+@pytest.mark.parametrize("settings", [[], ["patch_sampling=grid"]])
+def test_deterministic_training_runs_where_pytorch_refuses_what_is_not(phantom_folder, tiny, tmp_path, settings):
+    """On a CPU too PyTorch raises at an operation that it knows to differ from run to run."""
+    words = ["deterministic=true", "max_epochs=1", *settings]
+    overlays = ["--overlay", ROOT / "configs/smoke.yaml", "--overlay", tiny]
+    try:
+        settings = [word for setting in words for word in ("--set", setting)]
+        assert run("train", "--data", phantom_folder, "--output", tmp_path, *overlays, *settings) == 0
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_fine_tuning_starts_from_given_weights(trained, phantom_folder, tiny, tmp_path):
@@ -563,7 +614,7 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     ("setting", "message"),
     [
         ("patch_size=[4,4,4]", "patch_size: the discriminators need sides of at least 6 voxels"),
-        ("channels=[a,b]", "channels: expected positive whole numbers"),
+        ("channels=[0,8]", "channels: expected positive whole numbers"),
         ("val_fraction=-0.1", "val_fraction: expected a number that is not negative"),
         ("memory_gb=0", "memory_gb: expected null or a number of gigabytes above 0, found 0"),
         ("memory_gb=[1]", "memory_gb: expected null or a number of gigabytes above 0, found [1]"),

@@ -15,8 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ctpa_vqgan.data import to_hu
 from ctpa_vqgan.errors import UserError
-from ctpa_vqgan.handlers import load_weights
-from ctpa_vqgan.handlers.checkpoints import inference_weights
+from ctpa_vqgan.handlers import inference_weights, load_weights
 from ctpa_vqgan.metrics import volume_fidelity
 
 ROOT = Path(__file__).parents[1]

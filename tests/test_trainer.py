@@ -10,84 +10,23 @@ import torch
 from ignite.engine import Events
 from ignite.handlers import EarlyStopping, Timer
 from monai.handlers import LrScheduleHandler, StatsHandler, from_engine
-from torch.utils.data import DataLoader, Dataset
+from small_training import (
+    SIDE,
+    WEIGHTS,
+    Patches,
+    assert_equal_states,
+    make_discriminator,
+    make_losses,
+    make_network,
+    make_trainer,
+    on_iteration,
+    state_of,
+)
 
 from ctpa_vqgan.data import RandomPatchDataset, patch_loader, prepare_patch
-from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.handlers import Checkpoints
-from ctpa_vqgan.losses import GradientLoss, HUL1Loss, WeightedLosses
-from ctpa_vqgan.networks import VQGAN, PatchDiscriminators, VectorQuantizer
+from ctpa_vqgan.networks import VQGAN, VectorQuantizer
 from ctpa_vqgan.trainer import VQGANTrainer, weight_ema
-
-WEIGHTS = {"l1": 1.0, "perceptual": 0.5, "commitment": 0.25, "adversarial": 0.1, "feature_matching": 0.1}
-SIDE = 16
-
-
-def make_losses(**weights):
-    terms = {"l1": HUL1Loss(), "perceptual": GradientLoss()}
-    return WeightedLosses(terms, WEIGHTS | weights, ["commitment", "adversarial", "feature_matching"])
-
-
-def make_network(seed=0, init_steps=2):
-    torch.manual_seed(seed)
-    quantizer = VectorQuantizer(16, 4, init_steps=init_steps, reservoir_size=256, patches_in_reservoir=8)
-    return VQGAN(channels=(4, 8), quantizer=quantizer)
-
-
-def make_discriminator(seed=1):
-    torch.manual_seed(seed)
-    return PatchDiscriminators(channels=4, num_layers=1, num_slices=2)
-
-
-class Patches(Dataset):
-    """The same smooth patches for every test."""
-
-    def __init__(self, count, dtype=torch.float32):
-        coarse = torch.rand(count, 1, 4, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
-        fine = torch.nn.functional.interpolate(coarse, size=(SIDE,) * 3, mode="trilinear")
-        self.patches = fine.to(dtype)
-
-    def __len__(self):
-        return len(self.patches)
-
-    def __getitem__(self, number):
-        return {"image": self.patches[number], "case": f"case_{number}"}
-
-
-def make_trainer(network=None, data=None, batch_size=4, max_epochs=1, discriminator=None, lr=1e-2, **options):
-    network = network or make_network()
-    loader = DataLoader(data or Patches(8), batch_size=batch_size)
-    if discriminator is not None:
-        options["discriminator"] = discriminator
-        options["d_optimizer"] = torch.optim.Adam(discriminator.parameters(), lr=lr)
-    options.setdefault("losses", make_losses())
-    return VQGANTrainer(
-        device="cpu",
-        max_epochs=max_epochs,
-        train_data_loader=loader,
-        network=network,
-        g_optimizer=torch.optim.Adam(network.parameters(), lr=lr),
-        **options,
-    )
-
-
-def state_of(*modules):
-    return [{key: value.clone() for key, value in module.state_dict().items()} for module in modules]
-
-
-def assert_equal_states(one, other, **tolerance):
-    for first, second in zip(one, other):
-        assert first.keys() == second.keys()
-        for key in first:
-            if tolerance:
-                torch.testing.assert_close(first[key], second[key], msg=lambda m, key=key: f"{key}: {m}", **tolerance)
-            else:
-                assert torch.equal(first[key], second[key]), key
-
-
-def on_iteration(trainer, function):
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, function)
-
 
 # -- a step ------------------------------------------------------------------------------------------------------------
 
@@ -283,34 +222,6 @@ def test_the_average_of_a_short_run_has_left_its_initial_weights():
 
 
 # -- trouble -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_nan_stops_before_it_reaches_the_weights():
-    data = Patches(8)
-    data.patches[5, 0, 3, 3, 3] = math.nan
-    network = make_network()
-    ema = weight_ema(network)
-    trainer = make_trainer(network, data, ema=ema)
-    first = {}
-
-    @trainer.on(Events.ITERATION_COMPLETED)
-    def remember(engine):
-        first["state"] = state_of(ema)
-
-    with pytest.raises(UserError, match=r"iteration 2: .*l1.* is not finite \(cases .*case_5.*lower g_learning_rate"):
-        trainer.run()
-    assert all(bool(p.isfinite().all()) for p in network.parameters())
-    assert bool(network.quantizer.embedding.isfinite().all())
-    assert_equal_states(first["state"], state_of(ema))
-
-
-def test_a_gradient_that_overflows_stops_before_it_reaches_the_weights():
-    network = make_network()
-    network.decoder[-1].register_full_backward_hook(lambda *_: (torch.full((4, 8, 8, 8, 8), math.inf),))
-    before = [p.detach().clone() for p in network.parameters()]
-    with pytest.raises(UserError, match="generator_grad_norm is not finite"):
-        make_trainer(network, micro_batch_size=4).run()
-    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctpa_vqgan.cli.code import SEPARATOR
 from ctpa_vqgan.cli.knobs import checked, known_knobs, parse_setting, read_yaml
 from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.manifest import MANIFEST, changed, read_manifest
 
 SOURCE_TREE = Path(__file__).parents[2]
 
@@ -28,6 +31,7 @@ class Workflow:
 
 WORKFLOWS = {
     "train": Workflow("training", ("train.yaml",), "dataset_dir", "train on patches of CT volumes"),
+    "replay": Workflow("replay", ("train.yaml",), "dataset_dir", "do a training step again that gave bad numbers"),
     "evaluate": Workflow("evaluate", ("train.yaml", "evaluate.yaml"), "input", "score whole volumes, with a report"),
     "inference": Workflow("inference", ("inference.yaml",), "input", "reconstruct whole volumes as NIfTI"),
     "encode": Workflow("encode", ("inference.yaml", "encode.yaml"), "input", "turn whole volumes into code files"),
@@ -56,6 +60,7 @@ def run_workflow(
     overlays: Sequence[str] = (),
     settings: Sequence[str] = (),
     bundle: str | None = None,
+    trust: bool = False,
 ) -> None:
     """Run a workflow of the bundle in this process.
 
@@ -67,42 +72,70 @@ def run_workflow(
         overlays: further config files, flat knobs only.
         settings: ``knob=value`` overrides, the last word.
         bundle: folder of the bundle.
+        trust: let the overlays hold expressions and components, which can run any code. ``settings`` and ``model.yaml``
+            never may.
 
     Raises:
-        UserError: a key, file or value that does not fit.
+        UserError: a key, file or value that does not fit, or code where none may be.
     """
     workflow = WORKFLOWS[name]
+    for option, value in {"--data": data, "--output": output, "--checkpoint": checkpoint, "--bundle": bundle}.items():
+        _check_plain(option, value)
     root = find_bundle(bundle)
     configs = [root / "configs" / config for config in workflow.configs]
     known = known_knobs(configs)
     given = checked(dict(map(parse_setting, settings)), known, "--set")
-    own = given.get("init_path") if name == "train" else checkpoint or given.get("ckpt_path", root / "models/model.pt")
-    files = [*configs, *_model_config(own), *map(Path, overlays)]
-    overrides: dict[str, Any] = {"bundle_root": str(root)} | _mended(files[len(configs) :], known)
+    trains = workflow.data_knob == "dataset_dir"
+    own = given.get("init_path") if trains else checkpoint or given.get("ckpt_path", root / "models/model.pt")
+    named = list(map(Path, overlays))
+    files = [*configs, *_model_config(own), *named]
+    overrides: dict[str, Any] = {"bundle_root": str(root)}
+    overrides |= _mended(files[len(configs) :], known, trusted=named if trust else ())
     overrides |= {workflow.data_knob: data} if data else {}
     overrides |= {"output_dir": output} if output else {}
     overrides |= {"ckpt_path": checkpoint} if checkpoint else {}
-    overrides |= given
+    overrides |= {key: "$None" if value is None else value for key, value in given.items()}  # MONAI drops a None
 
     print(f"$ {_command(workflow, files, overrides)}", flush=True)
     _run(workflow.run_id, [str(f) for f in files], root, overrides)
 
 
-def _mended(overlays: Sequence[Path], known: dict[str, Any]) -> dict[str, Any]:
+def _check_plain(option: str, value: str | None) -> None:
+    """Refuse a name that MONAI would take for an expression, a reference or a macro."""
+    if value and value[0] in "$@%":
+        raise UserError(f"{option} {value}: expected a path, found code by its first letter; write ./ before it")
+
+
+def _mended(overlays: Sequence[Path], known: dict[str, Any], trusted: Sequence[Path] = ()) -> dict[str, Any]:
     """What the overlays mean but MONAI would read otherwise (YAML takes 1e-4 for text); refuses what does not fit."""
     mended: dict[str, Any] = {}
     for overlay in overlays:
         content = read_yaml(overlay)
-        for key, value in checked(content, known, str(overlay)).items():
-            mended.pop(key, None)
-            if value is not content[key]:
-                mended[key] = value
+        for key, value in checked(content, known, str(overlay), overlay in trusted).items():
+            entries = [f"{key[1:]}{SEPARATOR}{name}" for name in value] if key[0] == "+" else [key]
+            for entry in entries:  # the later word counts
+                mended = {k: v for k, v in mended.items() if not f"{k}{SEPARATOR}".startswith(f"{entry}{SEPARATOR}")}
+            mended |= _differing(key, content[key], value, overlay)
     return mended
+
+
+def _differing(key: str, written: Any, meant: Any, overlay: Path) -> dict[str, Any]:
+    """The entries of a knob that are not meant as they are written, by their full keys."""
+    if meant is written:
+        return {}
+    knob = key.removeprefix("+")
+    if isinstance(meant, dict):
+        entries = [_differing(f"{knob}{SEPARATOR}{name}", written[name], meant[name], overlay) for name in meant]
+        return {name: value for entry in entries for name, value in entry.items()}
+    if knob != key:
+        raise UserError(f"{overlay}: {key}: expected numbers as YAML knows them, such as 1.0e-4, found {written}")
+    return {knob: meant}
 
 
 def _run(run_id: str, files: list[str], root: Path, overrides: dict[str, Any]) -> None:
     from monai.bundle import run
 
+    _tell_of_changes(root)
     # MONAI warns that overlays lie elsewhere than the bundle: they are meant to
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -115,6 +148,16 @@ def _run(run_id: str, files: list[str], root: Path, overrides: dict[str, Any]) -
             logging_file=str(root / "configs/logging.conf"),
             **overrides,
         )
+
+
+def _tell_of_changes(root: Path) -> None:
+    """Name the configs that are not those of the bundle's manifest: their expressions are about to run."""
+    if (root / MANIFEST).is_file():
+        told = read_manifest(root)
+        there = [path.relative_to(root).as_posix() for path in sorted((root / "configs").iterdir()) if path.is_file()]
+        if names := changed(root, told, there) + [name for name in there if name not in told]:
+            way_out = "python -m ctpa_vqgan verify --write accepts this"
+            print(f"warning: {root}: changed since its manifest: {', '.join(names)}; {way_out}", file=sys.stderr)
 
 
 def _model_config(weights: str | Path | None) -> list[Path]:

@@ -6,8 +6,10 @@ import atexit
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from ctpa_vqgan.errors import UserError
 
 DATALIST = "dataset.json"
 JOURNAL = "sources.jsonl"  # of a data set that prepare is making
+MAX_NAME_BYTES = 160  # of 255 that a file's name may have: suffixes and the temporary name come on top
 Case = dict[str, Any]
 
 logger = logging.getLogger(__name__)
@@ -35,13 +38,14 @@ def find_cases(source: str | Path, section: str | None = None) -> list[Case]:
 
     Returns:
         One ``{"image": path, "case": name}`` per volume; of a DICOM series the image is the tuple of its files. The
-        name is the file's stem, or the folder's of a series, with the folders above it where that is not unique.
+        name is the file's stem, or the folder's of a series, with the folders above it where that is not unique, made
+        safe by :func:`safe_name`.
 
     Raises:
         UserError: nothing is there, or two files of one folder would have the same case name.
     """
     source = Path(source)
-    if not source.exists():
+    if not os.path.exists(source):  # Path.exists raises for names that are too long
         raise UserError(f"{source}: no such file or folder; give a CT volume, a folder of volumes or a {DATALIST}")
     datalist = source if source.suffix == ".json" else source / DATALIST
     if datalist.is_file():
@@ -69,9 +73,9 @@ def _named(images: Sequence[tuple[str | tuple[str, ...], str]]) -> list[Case]:
     Args:
         images: what is read, and its path as the user knows it.
     """
-    paths = [Path(shown).with_name(case_name(shown)) for _, shown in images]
+    paths = [Path(shown).parent / (case_name(shown) or "case") for _, shown in images]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["_".join(part.strip("/") for part in path.parts[-depth:]) for path in paths]
+        names = [safe_name("_".join(part.strip("/") for part in path.parts[-depth:])) for path in paths]
         if len(set(names)) == len(set(paths)):
             break
     first: dict[str, str] = {}
@@ -83,6 +87,23 @@ def _named(images: Sequence[tuple[str | tuple[str, ...], str]]) -> list[Case]:
         series[name] += 1  # several series of one DICOM folder, in the order of their UIDs
         cases.append({"image": image, "case": f"{name}-{series[name]}" if series[name] > 1 else name})
     return sorted(cases, key=lambda case: case["case"])
+
+
+def safe_name(name: str) -> str:
+    """A name as it is, if a file can be called so anywhere; otherwise a tame one with a hash of the name behind it.
+
+    Files of results are called by it. It has no separator (nor what looks like one), no control or invisible character,
+    does not begin like an option, a hidden file or a formula, and is at most 160 bytes long.
+    """
+    tame = "".join(c if c.isprintable() and not _is_separator(c) else "_" for c in name).lstrip(" .-~=+@")
+    if tame and tame == name and len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{tame.encode()[: MAX_NAME_BYTES - 13].decode(errors='ignore') or 'case'}-{digest}"
+
+
+def _is_separator(character: str) -> bool:
+    return not {"/", "\\"}.isdisjoint(unicodedata.normalize("NFKC", character))
 
 
 def _unpacking_folder() -> Path:
@@ -113,7 +134,7 @@ def _split(source: str | Path, val_fraction: float) -> tuple[list[Case], list[Ca
     if not 0 <= val_fraction < 1:
         raise UserError(f"val_fraction: expected at least 0 and less than 1, found {val_fraction}")
     path = Path(source)
-    if path.suffix == ".json" or (path / DATALIST).is_file():
+    if path.suffix == ".json" or os.path.isfile(path / DATALIST):
         training = find_cases(source, "training")
         datalist = path if path.suffix == ".json" else path / DATALIST
         return training, find_cases(source, "validation") if _listed(datalist, "validation") else training
@@ -142,9 +163,18 @@ def _listed(datalist: Path, section: str | None) -> list[Path]:
             if section
             else [item for part in content.values() if isinstance(part, list) for item in part]
         )
-        return [datalist.parent / (item if isinstance(item, str) else item["image"]) for item in items]
-    except (ValueError, KeyError, TypeError) as error:
+        return [datalist.parent / _path(item if isinstance(item, str) else item["image"]) for item in items]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{datalist}: expected a MONAI datalist {{'training': [{{'image': FILE}}], 'validation': [...]}} "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _path(name: str) -> str:
+    """A name that a file can have; ValueError otherwise."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a file is text, found {type(name).__name__}")
+    if not name or "\0" in name or any(len(part) > 255 for part in name.encode(errors="surrogatepass").split(b"/")):
+        raise ValueError(f"no file can be called {name[:80]!r}")
+    return name

@@ -10,20 +10,39 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import DataLoader, list_data_collate
 from torch.utils.data import Sampler
 
 from ctpa_vqgan.data.patches import IMAGE, GridPatches, RandomPatchDataset
+from ctpa_vqgan.data.processes import (
+    POLL_SECONDS,
+    LoaderProcesses,
+    ProcessDied,
+    begin,
+    collate_and_rest,
+    reading_board,
+    reported_by_no_signal,
+)
 from ctpa_vqgan.data.transforms import empty
+from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.progress import say
+
+MAX_DEATHS = 3  # in a row, without a batch in between
 
 
 def patch_loader(
-    dataset: RandomPatchDataset | GridPatches, batch_size: int, num_workers: int = 0, page_locked: bool = False
+    dataset: RandomPatchDataset | GridPatches,
+    batch_size: int,
+    num_workers: int = 0,
+    page_locked: bool = False,
+    timeout: float = 0,
 ) -> DataLoader:
     """Batches ``{"image": [B, 1, H, W, D], "case": [...], "sample": [B], ...}`` in the order of sample numbers.
 
-    ``"unreadable"`` holds texts about files that could not be read, for
+    ``"position"`` [B, 3], int64, is the first voxel (x, y, z) of each patch in its volume in RAS orientation, before
+    padding and flips. ``"unreadable"`` holds texts about files that could not be read, for
     :class:`ctpa_vqgan.handlers.Quarantine`; empty as a rule.
 
     Args:
@@ -32,10 +51,16 @@ def patch_loader(
         num_workers: loader processes; 0 loads in this one.
         page_locked: put images into page-locked memory, from which a CUDA device copies while the CPU goes on; for no
             other device.
+        timeout: seconds after which a batch that does not come ends the run, with the files that loader processes hang
+            at; 0 waits for ever. Of no meaning without loader processes: one that hangs cannot end itself.
+
+    Raises:
+        UserError: if ``timeout`` is negative.
     """
     return PatchLoader(
         dataset,
         page_locked,
+        timeout,
         batch_size=batch_size,
         num_workers=num_workers,
         sampler=_SampleNumbers(dataset) if isinstance(dataset, RandomPatchDataset) else None,
@@ -68,7 +93,9 @@ def _collate_shared(samples: Sequence[dict], dataset: RandomPatchDataset | GridP
     for sample, place in zip(samples, places):
         if sample[IMAGE].data_ptr() != place.data_ptr():
             place.copy_(sample[IMAGE])
-    return _without_image(samples)
+    small = _without_image(samples)
+    # as plain bytes: a tensor would be fetched from the process that made it, which may be gone by then
+    return {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in small.items()}
 
 
 def _without_image(samples: Sequence[dict]) -> dict:
@@ -82,36 +109,92 @@ class PatchLoader(DataLoader):
     else that is done to a patch; it also needs a large ``/dev/shm``, which containers lack. Where processes are not
     forked, it is PyTorch's way.
 
+    When a loader process dies, all are replaced and go on with the first batch that was not handed over: as samples are
+    functions of their numbers, nothing else changes.
+
     Args:
         dataset: where patches come from.
         page_locked: see :func:`patch_loader`. PyTorch's ``pin_memory`` would copy every batch once more, in a thread.
+        timeout: see :func:`patch_loader`.
         kwargs: those of MONAI's loader.
+
+    Attributes:
+        restarts: how often processes were replaced so far.
+
+    Raises:
+        UserError: if ``timeout`` is negative. From the iterator: if no batch comes in time, or if processes die again
+            and again without a batch in between.
     """
 
-    def __init__(self, dataset: RandomPatchDataset | GridPatches, page_locked: bool = False, **kwargs: Any) -> None:
-        super().__init__(dataset, **kwargs)
-        self.page_locked = page_locked
+    def __init__(
+        self,
+        dataset: RandomPatchDataset | GridPatches,
+        page_locked: bool = False,
+        timeout: float = 0,
+        **kwargs: Any,
+    ) -> None:
+        if not timeout >= 0:
+            raise UserError(f"loader_timeout: expected seconds, or 0 to wait for ever, found {timeout}")
+        super().__init__(dataset, timeout=POLL_SECONDS if kwargs.get("num_workers") else 0, **kwargs)
+        self.page_locked, self.longest_wait, self.restarts = page_locked, timeout, 0
 
     def __iter__(self) -> Iterator[dict]:
         """One epoch, or what is left of it."""
-        self.collate_fn = collate_patches
-        if not self.num_workers or multiprocessing.get_start_method() != "fork":
+        if not self.num_workers:
+            self.collate_fn = collate_patches
             for batch in super().__iter__():
-                yield {**batch, IMAGE: batch[IMAGE].pin_memory()} if self.page_locked else batch
+                yield self._page_locked(batch)
             return
-        shared, start = self._shared_memory(), self.dataset.start
-        self.dataset.shared = shared  # what is set now, the processes to be forked have
-        self.collate_fn = functools.partial(_collate_shared, dataset=self.dataset)
-        batches = super().__iter__()
-        self.dataset.shared = None
-        for number, batch in enumerate(batches):
-            count = len(batch["sample"])
-            assert IMAGE in batch or batch["sample"][0] == start + number * self.batch_size
-            if IMAGE not in batch:
-                batch[IMAGE] = _taken(shared[number % len(shared), :count], self.page_locked)
-            elif self.page_locked:
-                batch[IMAGE] = batch[IMAGE].pin_memory()
-            yield batch
+        samples, deaths = self.dataset.coming(), 0
+        while samples:
+            processes, shared = self._start_processes(samples.start)
+            place = 0
+            try:
+                while samples:
+                    batch = processes.next_batch(self.longest_wait)
+                    assert batch["sample"][0] == samples.start
+                    batch = self._page_locked(batch) if IMAGE in batch else self._filled(batch, shared[place])
+                    samples, place, deaths = samples[len(batch["sample"]) :], (place + 1) % len(shared), 0
+                    yield batch
+            except ProcessDied as died:
+                deaths, self.restarts = deaths + 1, self.restarts + 1
+                self._refuse_too_many(deaths, died, samples)
+                say(f"{died}; new ones go on with sample {samples.start} (restart {self.restarts})")
+            finally:
+                processes.stop()
+
+    def _start_processes(self, start: int) -> tuple[LoaderProcesses, torch.Tensor]:
+        """Processes that begin with this sample, and the memory that they put images in; empty for PyTorch's way."""
+        forked = multiprocessing.get_start_method() == "fork"
+        shared, board = self._shared_memory() if forked else torch.empty(1, 0), reading_board(self.num_workers)
+        collate = functools.partial(_collate_shared, dataset=self.dataset) if forked else collate_patches
+        self.collate_fn = functools.partial(collate_and_rest, collate=collate)
+        self.worker_init_fn = functools.partial(begin, board=board)
+        before = self.dataset.start
+        # what is set now, the processes to be made have
+        self.dataset.start, self.dataset.shared = start, shared if forked else None
+        try:
+            with reported_by_no_signal():
+                batches = super().__iter__()
+        finally:
+            self.dataset.start, self.dataset.shared = before, None
+        return LoaderProcesses(batches, board, self.dataset.cases), shared
+
+    def _refuse_too_many(self, deaths: int, died: ProcessDied, samples: range) -> None:
+        if deaths == MAX_DEATHS:
+            cases = ", ".join(case["case"] for case in self.dataset.cases_at(samples[: self.batch_size]))
+            raise UserError(
+                f"num_workers: expected loader processes that live, found deaths {deaths} times in a row before the "
+                f"batch of {cases} came: {died}; {died.way_out}"
+            ) from None
+
+    def _page_locked(self, batch: dict) -> dict:
+        return {**batch, IMAGE: batch[IMAGE].pin_memory()} if self.page_locked else batch
+
+    def _filled(self, small: dict, place: torch.Tensor) -> dict:
+        """The batch whose image lies in shared memory."""
+        image = _taken(place[: len(small["sample"])], self.page_locked)
+        return {**{key: _tensor_or_list(value) for key, value in small.items()}, IMAGE: image}
 
     def _shared_memory(self) -> torch.Tensor:
         """A place for every batch that PyTorch asks for in advance, and one for the batch just handed over."""
@@ -119,6 +202,10 @@ class PatchLoader(DataLoader):
         shape = (places, self.batch_size, 1, *reversed(self.dataset.patch_size))
         memory = mmap.mmap(-1, torch.Size(shape).numel() * torch.float32.itemsize)  # pages come when they are touched
         return torch.frombuffer(memory, dtype=torch.float32).reshape(shape)
+
+
+def _tensor_or_list(value: np.ndarray | list) -> torch.Tensor | list:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _taken(source: torch.Tensor, page_locked: bool) -> torch.Tensor:

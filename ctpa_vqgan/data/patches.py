@@ -71,6 +71,7 @@ class _Patches:
     """
 
     start: int = 0
+    reading: torch.Tensor | None = None  # [] int64: the case that a loader process is at, where the main one sees it
     shared: torch.Tensor | None = None  # [places, B, 1, D, W, H]: where a loader process puts its patches, if set
 
     def __init__(
@@ -105,6 +106,12 @@ class _Patches:
     def coming(self) -> range:
         """Sample numbers from ``start`` to the end of its epoch."""
         return range(self.start, (self.start // self.num_patches + 1) * self.num_patches)
+
+    def cases_at(self, samples: range) -> list[Case]:
+        """Where these samples of one epoch are to come from, each case once; a broken one is replaced later."""
+        epoch, first = divmod(samples.start, self.num_patches)
+        numbers = self.epoch_order(epoch)[first : first + len(samples), 0]
+        return [self.cases[number] for number in dict.fromkeys(numbers.tolist())]
 
     def num_batches(self, batch_size: int) -> int:
         """Batches per epoch; the last may be smaller."""
@@ -154,8 +161,21 @@ class _Patches:
         if self.scaler is not None:
             self.scaler.into = self.place(sample)
 
+    def _sample(self, patch: torch.Tensor, case: int, sample: int, where: Sequence[slice], told: str) -> dict:
+        """What the loader gets; ``where`` the patch lies in its volume, before padding and flips."""
+        position = torch.tensor([axis.start for axis in where])
+        return {
+            IMAGE: patch,
+            "case": self.cases[case]["case"],
+            "sample": sample,
+            "position": position,
+            "unreadable": told,
+        }
+
     def _volume(self, case: int) -> dict:
         """A raw volume from memory or its file; a prepared one mapped anew, which costs less than keeping it."""
+        if self.reading is not None:
+            self.reading.fill_(case)
         return (
             dict(self.volumes[self.cases[case]]) if self.raw[case] else self.loading({IMAGE: self.cases[case][IMAGE]})
         )
@@ -208,13 +228,8 @@ class RandomPatchDataset(_Patches, Dataset):
     ) -> None:
         cases, self.patch_size = list(data), tuple(patch_size)
         super().__init__(cases, loading, transform, seed, volumes_in_memory, [num_samples] * len(cases))
-        self.chain = Compose(
-            [
-                RandSpatialCropSamplesd(keys=IMAGE, roi_size=patch_size, num_samples=1, random_size=False),
-                PadWithAird(keys=IMAGE, spatial_size=patch_size),
-                transform,
-            ]
-        )
+        self.crop = RandSpatialCropSamplesd(keys=IMAGE, roi_size=patch_size, num_samples=1, random_size=False)
+        self.chain = Compose([self.crop, PadWithAird(keys=IMAGE, spatial_size=patch_size), transform])
 
     def __len__(self) -> int:
         return self.num_patches
@@ -228,7 +243,7 @@ class RandomPatchDataset(_Patches, Dataset):
         patch = self.chain(volume)[0][IMAGE]
         if self.shared is None and patch.untyped_storage().nbytes() > patch.nbytes:
             patch = patch.clone()  # a view would keep its volume alive
-        return {IMAGE: patch, "case": self.cases[case]["case"], "sample": sample, "unreadable": told}
+        return self._sample(patch, case, sample, self.crop.cropper.cropper._slices, told)
 
 
 class GridPatches(_Patches, GridPatchDataset):
@@ -273,7 +288,7 @@ class GridPatches(_Patches, GridPatchDataset):
             self.patch_transform.set_random_state(state=self._rng(1, sample, attempt))
             self._scale_in_place(sample)
             patch = self.padding({IMAGE: volume[IMAGE][(slice(None), *where)]})
-            yield {**patch, "case": self.cases[case]["case"], "sample": sample, "unreadable": told}, where
+            yield self._sample(patch[IMAGE], case, sample, where, told), where
 
 
 def _sizes(cases: Sequence[Case]) -> tuple[list[tuple[int, ...] | None], dict[str, Unreadable]]:

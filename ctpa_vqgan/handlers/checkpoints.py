@@ -1,174 +1,269 @@
-"""Keep a run's state on disk, so that a stopped run goes on, and leave inference weights when it is done."""
+"""Keep a run's state on disk, so that a stopped run goes on as if it had not been stopped."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from ignite.engine import Engine, Events
 
-from ctpa_vqgan.errors import UserError
-from ctpa_vqgan.files import whole, write_whole
-from ctpa_vqgan.networks.quantizers import TRAINING_STATE
+from ctpa_vqgan.errors import BadNumbers, UserError
+from ctpa_vqgan.events import TrainerEvents
+from ctpa_vqgan.files import Claim, remove_leftovers
+from ctpa_vqgan.handlers.export import plain
+from ctpa_vqgan.progress import say
+from ctpa_vqgan.sealed import Damaged, load_sealed, save_sealed, seal_of
 
 PATTERN = "checkpoint_{:09d}.pt"
-
-logger = logging.getLogger(__name__)
-
-
-def save_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` under a temporary name, flushed to disk, then renamed: the file is whole or absent.
-
-    Raises:
-        UserError: if the disk does not take it.
-    """
-    try:
-        with whole(path) as temporary:
-            torch.save(content, temporary)
-    except RuntimeError as error:  # torch's zip writer reports a full disk so
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: could not be written ({reason}); free some space, older files are intact") from error
+# objects whose state a checkpoint holds but which this version does not know, or the other way round, do not fit
+POSITION = ("trainer", "random", "knobs", "best")
 
 
 class Checkpoints:
-    """Save everything that a run is, every so many iterations and after each epoch, and resume from the newest.
+    """Save all that a run is, by iterations, by the clock and after each epoch, and resume from the newest good file.
+
+    Attach it last: its file of an epoch says that validation, export and the like of that epoch are done. Files are
+    written by :func:`~ctpa_vqgan.sealed.save_sealed`; one that the disk does not take costs a line, and training goes
+    on to the next. A damaged file is set aside, and the one before it is taken. Two runs in one folder are refused.
 
     Args:
         folder: where ``checkpoint_<iteration>.pt`` files go.
-        state: objects with ``state_dict`` and ``load_state_dict``, by name.
-        save_interval: iterations between checkpoints; 0 saves after epochs only.
-        keep_last: older files are removed after a newer one is written.
+        state: objects with ``state_dict`` and ``load_state_dict``, by name; the trainer's own state goes along.
+        save_interval: iterations between checkpoints; 0 saves by the clock and after epochs only.
+        save_minutes: a checkpoint also after so many minutes; 0 for none.
+        keep_last: how many of the newest files stay.
+        keep_best: how many of those with the best validation stay too.
+        validator: the evaluator whose key metric says what is best; larger is better.
+        knobs: settings that a resumed run must share; one that differs is refused by name.
+        allow_changed: names of those that may differ all the same.
+
+    Raises:
+        UserError: if ``keep_last`` is less than 1.
     """
 
     def __init__(
-        self, folder: str | Path, state: Mapping[str, Any], save_interval: int = 0, keep_last: int = 2
+        self,
+        folder: str | Path,
+        state: Mapping[str, Any],
+        save_interval: int = 0,
+        save_minutes: float = 0,
+        keep_last: int = 2,
+        keep_best: int = 0,
+        validator: Engine | None = None,
+        knobs: Mapping[str, Any] | None = None,
+        allow_changed: Sequence[str] = (),
     ) -> None:
         if keep_last < 1:
             raise UserError(f"keep_last: expected at least 1, found {keep_last}")
-        self.folder, self.state, self.keep_last = Path(folder), dict(state), keep_last
-        self.save_interval = save_interval
+        self.folder, self.state, self.knobs = Path(folder), dict(state), plain(knobs or {})
+        self.allow_changed = set(allow_changed)
+        if unknown := self.allow_changed - self.knobs.keys():
+            raise UserError(f"allow_changed: {min(unknown)} is none of the knobs that a resumed run must share")
+        self.save_interval, self.save_minutes = save_interval, save_minutes
+        self.keep_last, self.keep_best, self.validator = keep_last, keep_best, validator
+        self.best: list[list[float]] = []  # [score, iteration], best first
+        self.failure: UserError | None = None
+        self._claim: Claim | None = None
+        self._saved: tuple[int, bool] | None = None
+        self._saved_at = time.monotonic()
 
     def attach(self, engine: Engine) -> None:
-        """Resume this trainer when it starts, and save while it runs."""
-        engine.add_event_handler(Events.STARTED, self.resume)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
-        if self.save_interval:
-            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.save_interval), self.save)
+        """Resume this trainer before it starts, and save while it runs."""
+        engine.add_event_handler(TrainerEvents.RESUMING, self.resume)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        engine.add_event_handler(Events.COMPLETED, self._complain)
+        engine.add_event_handler(TrainerEvents.ENDED, self._end)
 
-    def save(self, engine: Engine) -> None:
-        """Write the state at the engine's iteration, then remove what is too old."""
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def save(self, engine: Engine) -> bool:
+        """Write the state at the engine's iteration, then remove what is too old; a full disk costs a line.
+
+        Returns:
+            Whether the state of this iteration is on disk.
+
+        Raises:
+            BadNumbers: if a tensor holds a number that is not finite; older files stay.
+        """
+        due = bool(getattr(engine, "epoch_end_due", False))
+        if self._saved == (engine.state.iteration, due):
+            return True
         path = self.folder / PATTERN.format(engine.state.iteration)
-        content = {name: item.state_dict() for name, item in self.state.items()}
-        position = {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length}
-        save_atomically({**position, **content}, path)
+        self._saved_at = time.monotonic()
+        try:
+            save_sealed(self.content(engine), path)
+        except UserError as error:
+            if isinstance(error, BadNumbers):
+                raise
+            self.failure = error
+            say(f"{error}; training goes on, the next checkpoint is tried in its turn")
+            return False
+        self.failure, self._saved = None, (engine.state.iteration, due)
+        kept = {PATTERN.format(int(iteration)) for _, iteration in self.best}
         for old in self.files()[: -self.keep_last]:
-            old.unlink()
+            if old.name not in kept:
+                old.unlink(missing_ok=True)
+                seal_of(old).unlink(missing_ok=True)
+        return True
+
+    def content(self, engine: Engine) -> dict[str, Any]:
+        """All that a checkpoint holds.
+
+        Raises:
+            BadNumbers: names the tensors that hold a number that is not finite.
+        """
+        content = self.any_content(engine)
+        if bad := list(_not_finite(content)):
+            raise BadNumbers(
+                f"iteration {engine.state.iteration}: {', '.join(bad[:3])} holds numbers that are not finite "
+                f"({len(bad)} tensors); no checkpoint is made of that, the one before stays"
+            )
+        return content
+
+    def any_content(self, engine: Engine) -> dict[str, Any]:
+        """The same, finite or not."""
+        here = {"trainer": engine.state_dict(), "random": _random_state(), "knobs": self.knobs, "best": self.best}
+        return {**here, **{name: item.state_dict() for name, item in self.state.items()}}
 
     def files(self) -> list[Path]:
         """Checkpoints in the folder, oldest first."""
         return sorted(self.folder.glob(PATTERN.replace("{:09d}", "*")))
 
-    def resume(self, trainer: Any) -> None:
-        """Load the newest checkpoint, if there is one, and let the trainer go on from there.
+    def _iteration(self, engine: Engine) -> None:
+        by_number = self.save_interval and engine.state.iteration % self.save_interval == 0
+        by_clock = self.save_minutes and time.monotonic() - self._saved_at >= 60 * self.save_minutes
+        if (by_number or by_clock) and engine.state.iteration % engine.state.epoch_length:
+            self.save(engine)  # the end of an epoch has its own
+
+    def _epoch(self, engine: Engine) -> None:
+        engine.epoch_end_due = False
+        score = self._score(engine)
+        if score is not None and self.keep_best:
+            others = [entry for entry in self.best if entry[1] != engine.state.iteration]
+            ranked = sorted([*others, [score, engine.state.iteration]], key=lambda entry: (-entry[0], entry[1]))
+            self.best = ranked[: self.keep_best]
+        self.save(engine)
+
+    def _score(self, engine: Engine) -> float | None:
+        """The key metric of this epoch's validation, if there was one."""
+        if self.validator is None or self.validator.state.epoch != engine.state.epoch:
+            return None
+        score = self.validator.state.metrics.get(self.validator.state.key_metric_name)
+        return float(score) if score is not None and score == score else None
+
+    def _complain(self, engine: Engine) -> None:
+        if self.failure is not None:
+            raise UserError(f"training is done, but not saved: {self.failure}; the same command goes on") from None
+
+    def _end(self, engine: Engine) -> None:
+        if self._claim is not None:
+            self._claim.release()
+
+    # -- resuming ------------------------------------------------------------------------------------------------
+
+    def resume(self, engine: Engine) -> None:
+        """Load the newest good checkpoint, if there is one, and let the trainer go on from there.
 
         Raises:
-            UserError: if the file is damaged or does not fit the networks of this run.
+            UserError: if no file is good, it does not fit this run, or another process is at work in the folder.
         """
-        if not self.files():
+        self._claim = Claim(self.folder)
+        remove_leftovers(self.folder)
+        if not (files := self.files()):
             return
-        path = self.files()[-1]
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
+        for path in reversed(files):
+            try:
+                content = load_sealed(path)
+                break
+            except Damaged as error:
+                say(f"{error}; trying the checkpoint before it")
+                _set_aside(path)
+        else:
             raise UserError(
-                f"{path}: a damaged checkpoint ({type(error).__name__}); delete it to go on from the one before"
-            ) from error
+                f"{self.folder}: none of {len(files)} checkpoints can be read, they are set aside as *.damaged; "
+                "start again to train from the beginning"
+            )
+        self.restore(engine, content, path)
+        done, total = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
+        self._saved = done, bool(getattr(engine, "epoch_end_due", False))
+        say(f"resumed at iteration {done} of {total} from {path.name}")
+
+    def restore(self, engine: Engine, content: Mapping[str, Any], path: Path) -> None:
+        """Bring engine and objects to a state.
+
+        Args:
+            engine: the trainer.
+            content: of :meth:`content`.
+            path: where that comes from, for messages.
+
+        Raises:
+            UserError: if it was made by other networks or settings; names what differs.
+        """
+        ways_out = "or choose a new output_dir (init_path takes model.pt)"
+        if missing := [name for name in (*POSITION, *self.state) if name not in content]:
+            raise UserError(f"{path}: holds no {missing[0]}: made by another version; go on with that one, {ways_out}")
+        if changed := _differences(content["knobs"], self.knobs, self.allow_changed):
+            raise UserError(
+                f"{path}: this run was begun with {'; '.join(changed)}; restore that, name it in allow_changed if you "
+                f"mean it, {ways_out}"
+            )
+        before, now = content["trainer"]["epoch_length"], engine.state.epoch_length
+        if before != now:  # the samples of the iterations done would be others
+            raise UserError(
+                f"{path}: made with {before} iterations per epoch, this run has {now}: the data set, num_samples, "
+                f"stride or batch_size changed; restore them, {ways_out}"
+            )
         try:
             for name, item in self.state.items():
                 item.load_state_dict(content[name])
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{path}: does not fit this run ({type(error).__name__}: {reason}); "
-                "train with the settings it was made with, or choose a new output_dir"
+                f"train with the settings it was made with, {ways_out}"
             ) from error
-        before, now = content["epoch_length"], trainer.state.epoch_length
-        if before != now:  # the samples of the iterations done would be others
-            raise UserError(
-                f"{path}: made with {before} iterations per epoch, this run has {now}: the data set, num_samples, "
-                "stride or batch_size changed; restore them, or choose a new output_dir (init_path takes model.pt)"
-            )
-        trainer.resume_from(content["iteration"])
-        total = trainer.state.max_epochs * trainer.state.epoch_length
-        logger.info("resumed at iteration %d of %d from %s", content["iteration"], total, path.name)
+        engine.load_state_dict(content["trainer"])
+        self.best = [list(entry) for entry in content["best"][: self.keep_best]]
+        _set_random_state(content["random"])
 
 
-class ModelExport:
-    """Leave ``model.pt`` (plain inference weights) and ``model.yaml`` (how to build and use them) in a folder.
-
-    Args:
-        folder: where they go.
-        network: whose weights are taken, usually the moving average; it describes itself by ``network.config``.
-        knobs: further flat knobs for ``model.yaml``, such as ``hu_window`` and ``patch_size``.
-    """
-
-    def __init__(self, folder: str | Path, network: torch.nn.Module, knobs: Mapping[str, Any]) -> None:
-        self.folder, self.network, self.knobs = Path(folder), network, dict(knobs)
-
-    def attach(self, engine: Engine) -> None:
-        """Write after every epoch, so that a run stopped early leaves a usable network too.
-
-        At the end again: a run that stopped between its last checkpoint and this handler has nothing else left to do.
-        """
-        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.save)
-
-    def save(self, engine: Engine | None = None) -> None:
-        """Write both files."""
-        save_atomically(inference_weights(self.network), self.folder / "model.pt")
-        overlay = {"network_def": self.network.config, **self.knobs}
-        text = "# The network of model.pt; merge it after train.yaml or inference.yaml.\n"
-        write_whole(self.folder / "model.yaml", text + yaml.safe_dump(_plain(overlay), sort_keys=False))
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Set[str]) -> list[str]:
+    """Settings that changed; one that only one of the two knows says nothing."""
+    shared = (name for name in before if name in now and name not in allowed)
+    return [f"{name}={before[name]}, now {now[name]}" for name in shared if before[name] != now[name]]
 
 
-def inference_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict without what only training needs; it loads with ``strict=True`` all the same."""
-    state = network.state_dict()
-    return {key: value for key, value in state.items() if key.rsplit(".", 1)[-1] not in TRAINING_STATE}
+def _not_finite(value: Any, name: str = "") -> Any:
+    """Names of tensors with a number that is not finite."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            yield name
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _not_finite(item, f"{name}.{number}")
 
 
-def load_weights(network: torch.nn.Module, path: str | Path) -> torch.nn.Module:
-    """Load inference weights into a network.
-
-    Raises:
-        UserError: if the file is absent, damaged, or made for another network.
-    """
-    if not Path(path).is_file():
-        raise UserError(
-            f"{path}: no such weights; train first, or give the model.pt of a run as ckpt_path (--checkpoint)"
-        )
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path}: damaged, or no plain weights file ({type(error).__name__}); copy it again") from error
-    try:
-        network.load_state_dict(weights, strict=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: these weights do not fit network_def ({type(error).__name__}: {reason}); "
-            "merge the model.yaml that lies beside them (--overlay)"
-        ) from error
-    return network
+def _random_state() -> list[torch.Tensor]:
+    """Of PyTorch's global generators: the package draws nothing from them, a loss or a handler of the user may."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
-def _plain(value: Any) -> Any:
-    """Lists, dicts, numbers and strings only, for YAML."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value
+def _set_random_state(states: list[torch.Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if torch.cuda.is_available() and len(states) == 1 + torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a damaged file: it may be of use to someone, but not to this run."""
+    with contextlib.suppress(OSError):
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        seal_of(path).unlink(missing_ok=True)

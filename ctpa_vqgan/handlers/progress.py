@@ -37,7 +37,8 @@ class Progress:
         self.bar.update()
 
     def _close(self, engine: Engine) -> None:
-        self.bar.close()
+        if self.bar is not None:  # a run that had nothing but the end of an epoch left
+            self.bar.close()
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         if self.bar is not None:  # a handler before this one may have failed at the start

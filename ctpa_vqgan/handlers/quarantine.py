@@ -85,4 +85,4 @@ class Quarantine:
 
     def _count(self, engine: Engine) -> None:
         if self.log is not None:
-            self.log.writer.add_scalar("data/quarantined", len(self.cases), engine.state.iteration)
+            self.log.add_scalar("data/quarantined", len(self.cases), engine.state.iteration)

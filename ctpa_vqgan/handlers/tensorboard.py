@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import resource
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
+from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.progress import say
 from ctpa_vqgan.report.columns import heading, show
 from ctpa_vqgan.report.montage import ERROR_MAX_HU, SHOWN
@@ -18,19 +21,45 @@ from ctpa_vqgan.report.planes import PLANES, body_centre, plane_image
 
 
 class TensorBoardLog:
-    """An event file that a training log and a validation log share, and the epoch they are at.
+    """An event file that all logs of a run share, and the iteration they are at.
+
+    Everything is drawn over iterations. A run that goes on after a stop draws on from there: what its predecessor wrote
+    later than the checkpoint is hidden (TensorBoard's ``purge_step``), so curves do not fold back. A full disk costs
+    curves and a line, not the run.
 
     Args:
         log_dir: folder of the event files.
     """
 
     def __init__(self, log_dir: str | Path) -> None:
-        self.log_dir, self.epoch = str(log_dir), 0
+        self.log_dir, self.iteration, self._full = str(log_dir), 0, False
 
     @cached_property
     def writer(self) -> SummaryWriter:
         """Opened at the first use, so that building a workflow writes nothing."""
-        return SummaryWriter(self.log_dir)
+        return SummaryWriter(self.log_dir, purge_step=self.iteration + 1)
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """A point of a curve."""
+        self._write(lambda: self.writer.add_scalar(tag, value, step))
+
+    def add_image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """A picture [C, H, W], 0 to 1."""
+        self._write(lambda: self.writer.add_image(tag, image, step))
+
+    def flush(self) -> None:
+        """Put what was added on disk."""
+        self._write(lambda: self.writer.flush())
+
+    def _write(self, write: Callable[[], None]) -> None:
+        if self._full:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._full = True
+            reason = error.strerror or error
+            say(f"{self.log_dir}: cannot be written ({reason}); no more curves until the run is started again")
 
 
 class TrainingLog:
@@ -49,8 +78,9 @@ class TrainingLog:
 
     def attach(self, engine: Engine) -> None:
         """Follow this trainer."""
+        engine.add_event_handler(TrainerEvents.RESUMED, self._begin)
         engine.add_event_handler(Events.STARTED, self._plan)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
 
@@ -66,10 +96,12 @@ class TrainingLog:
         )
 
     def _begin(self, engine: Engine) -> None:
-        self.log.epoch = engine.state.epoch
+        self.log.iteration = engine.state.iteration
 
     def _iteration(self, engine: Engine) -> None:
-        step, add = engine.state.iteration, self.log.writer.add_scalar
+        if engine.bad_in_a_row:  # its terms are those of an earlier step
+            return
+        step, add = engine.state.iteration, self.log.add_scalar
         for name, value in engine.terms.items():
             group = "gradient" if name.endswith("grad_norm") else "loss"
             add(f"{group}/{'total' if name == 'loss' else name}", value, step)
@@ -82,16 +114,16 @@ class TrainingLog:
     def _epoch(self, engine: Engine) -> None:
         codes = engine.codes.summary()
         for name, value in codes.items():
-            self.log.writer.add_scalar(f"codebook/{name}", value, engine.state.epoch)
-        self.log.writer.flush()
+            self.log.add_scalar(f"codebook/{name}", value, engine.state.iteration)
+        self.log.flush()
         shown = (f"{heading(name)} {show(name, codes[name])}" for name in ("usage", "perplexity", "body_perplexity"))
         made = getattr(engine.network.quantizer, "initialized", True)
         note = "" if made else "; the codebook is not made yet, scores mean nothing"
-        say(f"epoch {engine.state.epoch}: last loss {engine.terms['loss']:.4f}, {', '.join(shown)}{note}")
+        say(f"epoch {engine.state.epoch}: last loss {engine.terms.get('loss', math.nan):.4f}, {', '.join(shown)}{note}")
 
 
 class ValidationLog:
-    """Scores of a validation and pictures of its first cases, at the trainer's epoch.
+    """Scores of a validation and pictures of its first cases, at the trainer's iteration.
 
     Pictures show original, reconstruction and absolute error side by side through the centre of the body, in three
     planes, in a lung and a mediastinal window. Windows and the scale of the error (0 to 200 HU) never change, so that
@@ -124,12 +156,12 @@ class ValidationLog:
             for window, (level, width) in SHOWN.items():
                 shown = [(image - level) / width + 0.5 for image in pair]
                 row = np.clip(np.concatenate([*shown, error], axis=1), 0, 1)
-                self.log.writer.add_image(f"{case}/{plane}_{window}", row[None], self.log.epoch)
+                self.log.add_image(f"{case}/{plane}_{window}", row[None], self.log.iteration)
 
     def _scores(self, engine: Engine) -> None:
         for name, value in engine.state.metrics.items():
-            self.log.writer.add_scalar(f"validation/{name}", value, self.log.epoch)
-        self.log.writer.flush()
+            self.log.add_scalar(f"validation/{name}", value, self.log.iteration)
+        self.log.flush()
         means = engine.state.metrics
         shown = (f"{heading(name)} {show(name, means.get(name))}" for name in ("psnr", "ssim", "mae_hu"))
         say(f"validation: {', '.join(shown)}")

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import functools
-import itertools
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
-from ctpa_vqgan.inferers.memory import decoding_bytes, encoding_bytes, largest_core, release_freed
+from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.inferers.memory import decoding_bytes, encoding_bytes, first_line, largest_core, release_freed
 from ctpa_vqgan.inferers.streams import (
     PerTile,
     codes_target,
@@ -28,12 +29,15 @@ from ctpa_vqgan.inferers.streams import (
 )
 from ctpa_vqgan.inferers.tiles import Tile, grid_tiles, in_voxels, latent_grid, length
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.out_of_memory import is_out_of_memory, release_memory
 from ctpa_vqgan.precision import CODE_PRECISIONS, numerics
 from ctpa_vqgan.progress import progress_bar
 
 Volume = TypeVar("Volume", torch.Tensor, np.ndarray)
 DEFAULT_TILE = (128, 128, 128)
 VOXELS_PER_RELEASE = 2**19  # after every large tile, but not after every tiny one: it costs milliseconds
+
+logger = logging.getLogger(__name__)
 
 
 class ExactTileInferer(Inferer):
@@ -47,6 +51,9 @@ class ExactTileInferer(Inferer):
     Volumes stream: tensors and arrays, memory-mapped ones too and of any strides, are read and written one tile at a
     time, and only tiles go to the network's device. Sides that are no multiple of the network's factor are padded with
     air at their end, within the tiles that touch it.
+
+    Where memory runs out, the longest side of the core halves and the volume begins again, with the same result; the
+    log says so, and later volumes keep the smaller core.
 
     Args:
         tile_size: core of a tile in voxels, each side a multiple of the network's factor; 128 x 128 x 128 by default.
@@ -91,6 +98,8 @@ class ExactTileInferer(Inferer):
         self.tile_size = None if memory_bytes is not None else tuple(tile_size or DEFAULT_TILE)
         self.memory_bytes, self.offset, self.precision = memory_bytes, tuple(offset), precision
         self.cval, self.progress = cval, progress
+        # by task, the largest core in latent positions since memory ran out
+        self._largest: dict[str, tuple[int, ...]] = {}
 
     def __call__(
         self, inputs: torch.Tensor, network: VQGAN, before: PerTile | None = None, after: PerTile | None = None
@@ -128,6 +137,7 @@ class ExactTileInferer(Inferer):
             ValueError: if tile size, offset, ``out`` or ``latents`` do not fit, if integers come without ``before``, or
                 if no finite halo exists.
             BudgetTooSmall: if no tile fits ``memory_bytes``.
+            UserError: if memory runs out for the smallest sensible tile.
         """
         network, volume = _checked(network), source(inputs)
         if volume.ndim != 5 or 0 in volume.shape:
@@ -139,11 +149,14 @@ class ExactTileInferer(Inferer):
         codes = codes_target(_new(shape, volume) if out is None else out, shape, network.num_embeddings)
         if latents is not None:
             latents = target("latents", latents, (len(volume), network.embedding_dim, *grid))
-        for number, tile in self._tiles("encode", network, len(volume), grid):
+
+        def encode_one(number: int, tile: Tile) -> None:
             core = self._encode_tile(volume[number], tile, network, before)
             if latents is not None:
                 latents[(number, slice(None), *tile.core)] = core[0].to(latents)
             codes[(number, *tile.core)] = self._run(network.quantizer.quantize, core.double())[0].to(codes)
+
+        self._each_tile("encode", network, len(volume), grid, encode_one)
         return codes if out is None else out
 
     @torch.no_grad()
@@ -166,6 +179,7 @@ class ExactTileInferer(Inferer):
             ValueError: if tile size, offset or ``out`` do not fit, if ``out`` holds integers and there is no ``after``,
                 if a code is none of the network's, or if no finite halo exists.
             BudgetTooSmall: if no tile fits ``memory_bytes``.
+            UserError: if memory runs out for the smallest sensible tile.
         """
         network, codes = _checked(network), source(codes)
         if codes.ndim != 4 or 0 in codes.shape or codes.is_floating_point():
@@ -173,13 +187,16 @@ class ExactTileInferer(Inferer):
         shape, factor = (len(codes), network.out_channels, *codes.shape[1:]), network.factor
         volume = None if out is None else volume_target(out, shape, factor, after)
         size = tuple(g * f for g, f in zip(shape[2:], factor)) if out is None else tuple(out.shape[2:])
-        for number, tile in self._tiles("decode", network, len(codes), shape[2:]):
+
+        def decode_one(number: int, tile: Tile) -> None:
+            nonlocal volume
             place = in_voxels(tile.core, factor, size)
             core = self._decode_tile(codes[number], tile, length(place), network, after)
             if volume is None:
                 volume = torch.empty(*shape[:2], *size, dtype=core.dtype, device=codes.device)
             volume[(number, slice(None), *place)] = core[0].to(volume)
-            del core  # or it would lie beside the next tile
+
+        self._each_tile("decode", network, len(codes), shape[2:], decode_one)
         return volume if out is None else out
 
     def _encode_tile(self, volume: torch.Tensor, tile: Tile, network: VQGAN, before: PerTile | None) -> torch.Tensor:
@@ -202,19 +219,40 @@ class ExactTileInferer(Inferer):
         with numerics(self.precision, tensor.device.type):
             return work(tensor)
 
-    def _tiles(self, task: str, network: VQGAN, batch: int, grid: Sequence[int]) -> Iterator[tuple[int, Tile]]:
-        """(number of the volume, tile) one after the other, each volume by itself; behind a bar."""
-        tiles = grid_tiles(grid, *self._core(task, network, grid))
-        bar = progress_bar(batch * len(tiles), f"{task}, {self.precision}", leave=False, show=self.progress)
-        computed = 0
-        for number, tile in itertools.product(range(batch), tiles):
-            yield number, tile
-            computed += math.prod(length(in_voxels(tile.around, network.factor)))
-            if computed >= VOXELS_PER_RELEASE:
-                release_freed()
-                computed = 0
-            bar.update()
-        bar.close()
+    def _each_tile(
+        self, task: str, network: VQGAN, batch: int, grid: Sequence[int], work: Callable[[int, Tile], None]
+    ) -> None:
+        """``work`` on (number of the volume, tile) one after the other, each volume by itself; behind a bar.
+
+        A volume for which memory runs out begins again with smaller tiles: each writes its own core, and nothing else.
+        """
+        done = 0
+        while done < batch:
+            core, halo, offset = self._core(task, network, grid)
+            tiles = grid_tiles(grid, core, halo, offset)
+            label, computed = f"{task}, {self.precision}", 0
+            with progress_bar((batch - done) * len(tiles), label, leave=False, show=self.progress) as bar:
+                try:
+                    for number in range(done, batch):
+                        for tile in tiles:
+                            work(number, tile)
+                            computed += math.prod(length(in_voxels(tile.around, network.factor)))
+                            if computed >= VOXELS_PER_RELEASE:
+                                release_freed()
+                                computed = 0
+                            bar.update()
+                        done += 1
+                    return
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = first_line(error)
+            # outside of the except block, or the traceback would hold on to the tile
+            release_memory()
+            self._largest[task] = _halved(core, grid, halo, network.factor, reason)
+
+    def _limited(self, task: str, core: Sequence[int]) -> tuple[int, ...]:
+        return tuple(map(min, core, self._largest.get(task, core)))
 
     def _core(self, task: str, network: VQGAN, grid: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Core, halo and offset of the tiles in latent positions; the core is as set, or as large as the budget allows.
@@ -230,9 +268,34 @@ class ExactTileInferer(Inferer):
         halo = network.halo.encoder if task == "encode" else network.halo.decoder
         offset = tuple(o // f for o, f in zip(self.offset, factor))
         if self.tile_size:
-            return tuple(t // f for t, f in zip(self.tile_size, factor)), halo, offset
+            return self._limited(task, [t // f for t, f in zip(self.tile_size, factor)]), halo, offset
         needed = functools.partial(encoding_bytes if task == "encode" else decoding_bytes, network, self._run)
-        return largest_core(self.memory_bytes, grid, factor, halo, needed), halo, offset
+        return self._limited(task, largest_core(self.memory_bytes, grid, factor, halo, needed)), halo, offset
+
+
+def _halved(
+    core: Sequence[int], grid: Sequence[int], halo: Sequence[int], factor: Sequence[int], reason: str
+) -> tuple[int, ...]:
+    """The core, of which memory ran out, with its longest side halved; in latent positions.
+
+    Raises:
+        UserError: if that leaves less core than halo, where smaller tiles hardly take less memory.
+    """
+    core = list(map(min, core, grid))
+    voxels = [c * f if c > max(1, h) else 0 for c, h, f in zip(core, halo, factor)]
+    size = tuple(c * f for c, f in zip(core, factor))
+    if not any(voxels):
+        raise UserError(
+            f"memory ran out for a tile of {size} voxels with its halo ({reason}), and smaller ones would hardly take "
+            "less; lower memory_gb or tile_size if they are set, or compute on a device with more memory (device)"
+        )
+    longest = voxels.index(max(voxels))
+    core[longest] = -(-core[longest] // 2)
+    smaller = tuple(c * f for c, f in zip(core, factor))
+    logger.warning(
+        "memory ran out (%s); tiles are now %s voxels, not %s; this volume begins again", reason, smaller, size
+    )
+    return tuple(core)
 
 
 def _checked(network: Any) -> VQGAN:

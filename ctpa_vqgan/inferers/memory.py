@@ -51,6 +51,12 @@ def peak_bytes(work: Callable[[torch.Tensor], Any], size: Sequence[int], dtype: 
     return live.peak
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for a line of log: PyTorch's of memory are long."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
 def release_freed() -> None:
     """Give memory that was freed back to the system, where the C library keeps it (glibc).
 
@@ -125,10 +131,15 @@ def window_bytes(network: VQGAN, batch: torch.Size, dtype: torch.dtype, device: 
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follow the storages that operations make until they are freed."""
+    """Follow the storages that operations make until they are freed.
 
-    def __init__(self) -> None:
+    Args:
+        kernels: type of the device whose convolutions count; by default that of the tensors.
+    """
+
+    def __init__(self, kernels: str | None = None) -> None:
         super().__init__()
+        self.kernels = kernels
         self.now = self.peak = 0
         self._known: set[int] = set()
 
@@ -137,7 +148,7 @@ class LiveBytes(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         for tensor in tensors:
             self._follow(tensor.untyped_storage())
-        self.peak = max(self.peak, self.now + scratch_bytes(func, args, tensors))
+        self.peak = max(self.peak, self.now + scratch_bytes(func, args, tensors, self.kernels))
         return result
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
@@ -153,12 +164,12 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def scratch_bytes(func: Any, args: Sequence, results: Sequence[torch.Tensor]) -> int:
-    """What a convolution takes for itself while it runs."""
+def scratch_bytes(func: Any, args: Sequence, results: Sequence[torch.Tensor], device_type: str | None = None) -> int:
+    """What a convolution takes for itself while it runs, on this type of device or on that of its input."""
     if func not in (torch.ops.aten.convolution.default, torch.ops.aten._convolution.default):
         return 0
     (x, weight), (y,), transposed = args[:2], results, args[6]
-    if x.device.type != "cpu" or (x.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
+    if (device_type or x.device.type) != "cpu" or (x.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
         # both in another layout: blocks of channels, or channels last
         return _bytes(x) + _bytes(y)
     # oneDNN does not take it: one column per position with all the voxels that its kernel covers

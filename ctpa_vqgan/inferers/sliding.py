@@ -15,9 +15,11 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer, sliding_window_inference
 from tqdm import tqdm
 
+from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.inferers.bf16_check import check_bf16
-from ctpa_vqgan.inferers.memory import largest_window, window_bytes
+from ctpa_vqgan.inferers.memory import first_line, largest_window, window_bytes
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.out_of_memory import is_out_of_memory, release_memory
 from ctpa_vqgan.progress import progress_bar
 
 BLEND_MODES = ("gaussian", "linear", "constant")
@@ -35,6 +37,10 @@ class VQGANInferer(SlidingWindowInferer):
     With ``memory_bytes`` windows grow as far as memory allows, up to the whole volume. Neighbours still share as many
     voxels as windows of ``roi_size`` would, so that less is computed twice. Under bf16 autocast, windows larger than
     all that came before pass :func:`~ctpa_vqgan.inferers.bf16_check.check_bf16` first, or ``roi_size`` stays.
+
+    Where memory runs out, the volume begins again: with windows of ``roi_size`` if they had grown, then with half the
+    ``sw_batch_size``, and at one window with stitching on the CPU, where the result then stays. The log says so, and
+    later volumes begin with what worked.
 
     Args:
         roi_size: window in voxels; each side a multiple of the factor.
@@ -54,6 +60,7 @@ class VQGANInferer(SlidingWindowInferer):
         ValueError: for an unknown mode, an overlap outside [0, 1), a window that is no multiple of the factor, or
             ``memory_bytes`` with another network.
         BudgetTooSmall: when called, if windows of ``roi_size`` do not fit ``memory_bytes``.
+        UserError: when called, if memory runs out for a single window, stitched on the CPU.
 
     Example:
         >>> inferer = VQGANInferer(roi_size=(32, 32, 16))
@@ -96,6 +103,8 @@ class VQGANInferer(SlidingWindowInferer):
         self._weights: tuple[Any, torch.Tensor | None] = (None, None)
         # voxels of the largest batch of windows that passed in bf16, and of the smallest that did not
         self._bf16_good, self._bf16_bad = 0, math.inf
+        self._on_cpu = False  # whether memory ran out, so that volumes are stitched there
+        self._grew = False  # whether the windows of this volume are larger than roi_size
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Volumes [B, C, H, W, D] -> reconstruction on the same grid, float32 (float64 stays).
@@ -110,29 +119,76 @@ class VQGANInferer(SlidingWindowInferer):
         if any(r % f for r, f in zip(self.roi_size, factor)):
             raise ValueError(f"roi_size {self.roi_size} must be a multiple of the compression factor {factor}")
         volume = pad_to_multiple(inputs if inputs.dtype == torch.float64 else inputs.float(), factor, self.cval)
-        roi = tuple(min(r, s) if known else r for r, s in zip(self.roi_size, volume.shape[2:]))
+        least = tuple(min(r, s) if known else r for r, s in zip(self.roi_size, volume.shape[2:]))
+        device = kwargs.pop("device", self.device)
+        while True:
+            try:
+                result = self._stitched(volume, least, network, args, kwargs, "cpu" if self._on_cpu else device)
+                return result[(..., *(slice(s) for s in size))]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = first_line(error)
+            # outside of the except block, or the traceback would hold on to the windows
+            release_memory()
+            self._need_less(reason, torch.device(device or volume.device))
+
+    def _stitched(
+        self,
+        volume: torch.Tensor,
+        roi: tuple[int, ...],
+        network: Callable,
+        args: tuple,
+        kwargs: dict[str, Any],
+        device: torch.device | str | None,
+    ) -> torch.Tensor:
+        """All windows of a padded volume, blended on ``device``."""
         overlaps = self.overlaps
+        self._grew = False
         if self.memory_bytes is not None:
-            roi, overlaps = self._within_memory(roi, volume, network)
+            least = roi
+            roi, overlaps = self._within_memory(least, volume, network)
+            self._grew = roi != least
         steps = [int(r * (1 - o)) if r < s else r for r, o, s in zip(roi, overlaps, volume.shape[2:])]
         windows = len(volume) * len(dense_patch_slices(volume.shape[2:], roi, steps))
-        bar = progress_bar(windows, "windows", leave=False, show=self.progress)
-        result = sliding_window_inference(
-            volume,
-            roi,
-            self.sw_batch_size,
-            _first_output_of(network, args, bar),
-            overlaps,
-            self.mode,
-            self.sigma_scale,
-            cval=self.cval,
-            sw_device=self.sw_device,
-            device=kwargs.pop("device", self.device),
-            roi_weight_map=self._weight_map(roi, overlaps),
-            **kwargs,
-        )
-        bar.close()
-        return result[(..., *(slice(s) for s in size))]
+        with progress_bar(windows, "windows", leave=False, show=self.progress) as bar:
+            return sliding_window_inference(
+                volume,
+                roi,
+                self.sw_batch_size,
+                _first_output_of(network, args, bar),
+                overlaps,
+                self.mode,
+                self.sigma_scale,
+                cval=self.cval,
+                # where the volume is, also when it is stitched elsewhere
+                sw_device=self.sw_device or volume.device,
+                device=device,
+                roi_weight_map=self._weight_map(roi, overlaps),
+                **kwargs,
+            )
+
+    def _need_less(self, reason: str, device: torch.device) -> None:
+        """One step down, kept for later volumes.
+
+        Raises:
+            UserError: if there is none left.
+        """
+        if self._grew:
+            self.memory_bytes = None
+            step = f"windows are now {self.roi_size} as set, whatever memory_gb allows"
+        elif self.sw_batch_size > 1:
+            self.sw_batch_size //= 2
+            step = f"sw_batch_size is now {self.sw_batch_size}"
+        elif device.type != "cpu" and not self._on_cpu:
+            self._on_cpu = True
+            step = "volumes are now stitched on the CPU"
+        else:
+            raise UserError(
+                f"memory ran out for a single window of {self.roi_size} voxels, stitched on the CPU ({reason}); lower "
+                "patch_size (roi_size) and memory_gb, or compute on a device with more memory (sw_device)"
+            )
+        logger.warning("memory ran out (%s); %s, and this volume begins again", reason, step)
 
     def check_memory(self, network: VQGAN) -> None:
         """Whether windows of ``roi_size`` fit ``memory_bytes`` in the precision that is on now; computes nothing.

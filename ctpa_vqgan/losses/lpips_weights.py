@@ -1,6 +1,5 @@
 """Reading VGG16 and the LPIPS heads from one local file, whichever of the common names its tensors have."""
 
-import pickle
 import re
 from pathlib import Path
 
@@ -36,9 +35,9 @@ def load_lpips_weights(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no LPIPS weights file {path}; losses download nothing, see ctpa_vqgan.losses.LPIPS")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # its reader raises of every kind on other bytes
         raise ValueError(
-            f"{path} is not a file of tensors only ({error}); save a dict of tensors with torch.save"
+            f"{path} is not a file of tensors only ({type(error).__name__}); save a dict of tensors with torch.save"
         ) from error
     content = content.get("state_dict", content) if isinstance(content, dict) else {}
     found = {_canonical(name): value for name, value in content.items() if isinstance(value, Tensor)}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,19 @@ class CodeCounter:
         """Forget everything."""
         self._sparse = SparseCounts() if self.num_embeddings > LARGEST_TABLE else None
         self._table = torch.zeros(2, 0 if self._sparse else self.num_embeddings, dtype=torch.int64)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Counts, and the codes that they count where there is no table."""
+        known = {} if self._sparse is None else {"codes": self._sparse.codes}
+        return {"counts": self.counts, **known}
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Go on counting from there."""
+        self.reset()
+        if self._sparse is None:
+            self._table.copy_(state_dict["counts"])
+        else:
+            self._sparse = SparseCounts(state_dict["codes"], state_dict["counts"])
 
     @property
     def counts(self) -> torch.Tensor:

@@ -13,11 +13,15 @@ class SparseCounts:
     """How often codes occur, in 24 bytes per code that did, in two rows (all tokens, body tokens).
 
     Entries wait until there are as many as codes known, then all are sorted at once: a long epoch stays fast.
+
+    Args:
+        codes: to begin with, [M] int64, ascending.
+        counts: of these, [2, M] int64.
     """
 
-    def __init__(self) -> None:
-        self._codes = torch.zeros(0, dtype=torch.int64)
-        self._counts = torch.zeros(2, 0, dtype=torch.int64)
+    def __init__(self, codes: torch.Tensor | None = None, counts: torch.Tensor | None = None) -> None:
+        self._codes = torch.zeros(0, dtype=torch.int64) if codes is None else codes
+        self._counts = torch.zeros(2, 0, dtype=torch.int64) if counts is None else counts
         self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._num_waiting = 0
 

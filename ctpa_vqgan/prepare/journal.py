@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.prepare.sources import Source
 
 HEADER = {"private": "names sources, which may identify patients: do not share; no later step reads this file"}
+CASE = re.compile(r"ct-[0-9a-f]{12}(-[0-9]+)?")
 Record = dict[str, Any]
 
 
@@ -26,6 +28,8 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
+        if self.path.is_symlink():  # lines are appended: they would go through it
+            raise UserError(f"{self.path}: expected a file, found a link; put the file itself there")
         self.records: dict[tuple[str, str], Record] = {}
         # by case first: of data that moved, an interrupted run leaves the old line beside the new one
         for record in {record["case"]: record for record in _lines(self.path)}.values():
@@ -74,6 +78,10 @@ def _line(value: Record) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
+def _is_own(case: Any, file: Any) -> bool:
+    return isinstance(case, str) and CASE.fullmatch(case) is not None and file == f"volumes/{case}.nii"
+
+
 def _lines(path: Path) -> list[Record]:
     records = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
@@ -81,6 +89,7 @@ def _lines(path: Path) -> list[Record]:
             value = json.loads(line)
         except ValueError:
             continue
-        if isinstance(value, dict) and "case" in value:
+        # a line of somebody else's making must not name a file elsewhere, which might be removed
+        if isinstance(value, dict) and _is_own(value.get("case"), value.get("file")):
             records.append(value)
     return records

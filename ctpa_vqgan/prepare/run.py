@@ -110,7 +110,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Keep a second run out of the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = (folder / ".lock").open("a")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror}); choose another --output") from error
     with lock:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ctpa_vqgan.data import save_like, to_hu
+from ctpa_vqgan.data.cases import safe_name
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.inferers import ExactTileInferer
 from ctpa_vqgan.networks import VQGAN
@@ -29,7 +31,7 @@ def find_code_files(source: str | Path) -> list[Path]:
         UserError: nothing is there.
     """
     source = Path(source)
-    if not source.exists():
+    if not os.path.exists(source):  # Path.exists raises for names that are too long
         raise UserError(f"{source}: no such file or folder; give a code file, or the folder that encode wrote")
     files = sorted(source.glob(f"*{SUFFIX}")) if source.is_dir() else [source]
     if not files:
@@ -69,7 +71,10 @@ def decode_files(
     share = shard.take(find_code_files(source))
     with progress_bar(len(share), "decode", show=progress) as bar:
         for path in share:
-            target, started = folder / f"{path.name.removesuffix(SUFFIX)}_decoded.nii.gz", time.perf_counter()
+            target, started = (
+                folder / f"{safe_name(path.name.removesuffix(SUFFIX))}_decoded.nii.gz",
+                time.perf_counter(),
+            )
             finished = target.is_file() and target.stat().st_mtime >= path.stat().st_mtime
             if not finished:
                 _decode(path, target, network, fingerprint, tiles)

@@ -114,8 +114,8 @@ def test_a_value_that_is_missing_is_refused():
         ("max_epochs", "1e1", 10),
         ("init_path", "weights/model.pt", "weights/model.pt"),
         ("device", "cuda:1", "cuda:1"),
-        ("blend_mode", "$'lin' + 'ear'", "$'lin' + 'ear'"),
-        ("max_epochs", "@other", "@other"),
+        ("blend_mode", "$torch.device('cpu')", "$torch.device('cpu')"),  # word for word the bundle's own
+        ("max_epochs", "@loss_weights::l1", "@loss_weights::l1"),
         ("network_def::num_groups", 4, 4),  # an argument that the config leaves at its default
         ("train::handlers::0::label", "run", "run"),
         ("+train::handlers", [], []),

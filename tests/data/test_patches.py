@@ -222,6 +222,14 @@ def test_random_patches_come_as_many_per_volume_as_asked(cases):
 
 
 @pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_the_cases_of_coming_samples_are_known_before(cases, sampling):
+    dataset = make(cases, sampling)
+    for batch in epoch(dataset, number=1):
+        samples = range(batch["sample"][0], batch["sample"][-1] + 1)
+        assert [case["case"] for case in dataset.cases_at(samples)] == [*dict.fromkeys(batch["case"])]
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
 def test_each_epoch_has_an_order_of_its_own(cases, sampling):
     dataset = make(cases, sampling)
     orders = [[case for _, case, _ in flat(epoch(dataset, number))] for number in range(4)]
@@ -266,6 +274,25 @@ def test_a_patch_is_cut_from_its_volume_and_scaled_and_nothing_else(cases, sampl
         assert any(same(volumes[name][place], image) for place in places)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_batch_says_where_its_patches_were_cut(cases, sampling, workers):
+    volumes = {case["case"]: padded(case) for case in cases}
+    for batch in epoch(make(cases, sampling, flips=False), workers=workers):
+        assert batch["position"].dtype == torch.int64
+        assert batch["position"].shape == (len(batch["sample"]), 3)
+        for name, position, image in zip(batch["case"], batch["position"].tolist(), batch["image"]):
+            assert same(volumes[name][(slice(None), *(slice(x, x + p) for x, p in zip(position, PATCH)))], image)
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_a_position_is_that_before_flips(cases, sampling):
+    plain, flipped = (epoch(make(cases, sampling, flips=flips)) for flips in (False, True))
+    for one, other in zip(plain, flipped, strict=True):
+        assert torch.equal(one["position"], other["position"])
+    assert any(not torch.equal(one["image"], other["image"]) for one, other in zip(plain, flipped))
+
+
 @pytest.mark.parametrize("sampling", ["random", "grid"])
 def test_a_volume_below_the_patch_is_padded_with_air(cases, sampling):
     patches = [image for _, _, image in flat(epoch(make(cases[2:], sampling, flips=False)))]
@@ -288,7 +315,7 @@ def test_patches_are_plain_float32_tensors(cases, sampling):
     for item in make(cases, sampling) if sampling == "grid" else [make(cases, sampling)[0]]:
         assert type(item["image"]) is torch.Tensor
         assert item["image"].dtype == torch.float32
-        assert set(item) == {"image", "case", "sample", "unreadable"}
+        assert set(item) == {"image", "case", "sample", "position", "unreadable"}
         assert item["unreadable"] == ""
 
 

@@ -1,42 +1,55 @@
-"""What a run leaves on disk: whole or absent, safe to load, and enough to go on or to build the network again."""
+"""A run's checkpoints: whole, checked, as many as asked for, and the newest good one is what it goes on from."""
 
-import logging
+import math
+import os
+import random
+from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
 
-from ctpa_vqgan.errors import UserError
-from ctpa_vqgan.handlers import Checkpoints, ModelExport, Progress, inference_weights, load_weights
-from ctpa_vqgan.handlers.checkpoints import save_atomically
-from ctpa_vqgan.networks import VQGAN, VectorQuantizer
+from ctpa_vqgan.errors import BadNumbers, UserError
+from ctpa_vqgan.events import TrainerEvents
+from ctpa_vqgan.handlers import Checkpoints
+from ctpa_vqgan.sealed import load_sealed, save_sealed
 
 
 class Counting(Engine):
-    """An engine that does nothing but count, and can be resumed like the trainer."""
+    """As much of a trainer as checkpoints see: it counts, and can be resumed."""
 
-    def __init__(self):
+    def __init__(self, epoch_length=5, max_epochs=2):
         super().__init__(lambda engine, batch: {"loss": 0.0})
-        self.state.epoch_length, self.state.max_epochs = 5, 2
+        self.register_events(*TrainerEvents)
+        self.state.epoch_length, self.state.max_epochs, self.epoch_end_due = epoch_length, max_epochs, False
 
-    def resume_from(self, iteration):
-        self.state.iteration, self.state.epoch = iteration, iteration // self.state.epoch_length
+    def state_dict(self):
+        return {"iteration": self.state.iteration, "epoch_length": self.state.epoch_length, "due": self.epoch_end_due}
+
+    def load_state_dict(self, state):
+        self.state.iteration, self.epoch_end_due = state["iteration"], state["due"]
+        self.state.epoch = self.state.iteration // self.state.epoch_length
 
     def go(self):
-        self.run(range(5), max_epochs=2)
+        try:
+            self.fire_event(TrainerEvents.RESUMING)
+            if self.state.iteration < self.state.epoch_length * self.state.max_epochs:
+                self.run(range(self.state.epoch_length), max_epochs=self.state.max_epochs)
+        finally:
+            self.fire_event(TrainerEvents.ENDED)
         return self
 
 
-def run(folder, *handlers, **options):
-    model = torch.nn.Linear(1, 1)
-    engine = Counting()
+def build(folder, **options):
+    model, engine = torch.nn.Linear(1, 1), Counting()
     checkpoints = Checkpoints(folder, {"model": model}, **options)
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: model.weight.data.fill_(e.state.iteration))
+    return model, engine, checkpoints
+
+
+def run(folder, **options):
+    model, engine, checkpoints = build(folder, **options)
     checkpoints.attach(engine)
-    for handler in handlers:
-        handler.attach(engine)
     engine.go()
     return model, checkpoints
 
@@ -45,192 +58,265 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# -- checkpoints -------------------------------------------------------------------------------------------------------
+def iterations(folder):
+    return [int(path.name[11:20]) for path in sorted(folder.glob("checkpoint_*.pt"))]
 
 
-def test_a_checkpoint_follows_each_epoch_and_the_last_two_stay(tmp_path):
+def flip(path, place=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.write_bytes(content)
+
+
+# -- saving ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_follows_each_epoch_and_the_last_two_stay_with_their_checksums(tmp_path):
     run(tmp_path)
-    assert names(tmp_path) == ["checkpoint_000000005.pt", "checkpoint_000000010.pt"]
+    assert names(tmp_path) == [
+        "checkpoint_000000005.pt",
+        "checkpoint_000000005.pt.sha256",
+        "checkpoint_000000010.pt",
+        "checkpoint_000000010.pt.sha256",
+    ]
 
 
 def test_checkpoints_within_an_epoch_come_as_often_as_asked(tmp_path):
     run(tmp_path, save_interval=2, keep_last=100)
-    assert [int(name[11:20]) for name in names(tmp_path)] == [2, 4, 5, 6, 8, 10]
+    assert iterations(tmp_path) == [2, 4, 5, 6, 8, 10]
+
+
+def test_checkpoints_come_by_the_clock_too(tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 25))  # seconds: each look at it takes 25
+    monkeypatch.setattr("ctpa_vqgan.handlers.checkpoints.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    run(tmp_path, save_minutes=1, keep_last=100)
+    assert iterations(tmp_path) == [3, 5, 8, 10]
 
 
 def test_old_checkpoints_are_removed_after_the_new_one_is_written(tmp_path, monkeypatch):
     found = []
 
     def save(content, path):
-        save_atomically(content, path)
-        found.append(names(tmp_path))
+        save_sealed(content, path)
+        found.append(iterations(tmp_path))
 
-    monkeypatch.setattr("ctpa_vqgan.handlers.checkpoints.save_atomically", save)
+    monkeypatch.setattr("ctpa_vqgan.handlers.checkpoints.save_sealed", save)
     run(tmp_path, keep_last=1)
-    assert found == [["checkpoint_000000005.pt"], ["checkpoint_000000005.pt", "checkpoint_000000010.pt"]]
-    assert names(tmp_path) == ["checkpoint_000000010.pt"]
+    assert found == [[5], [5, 10]]
+    assert names(tmp_path) == ["checkpoint_000000010.pt", "checkpoint_000000010.pt.sha256"]
 
 
-def test_the_newest_checkpoint_is_resumed_from_and_the_log_says_so(tmp_path, caplog):
+def test_the_best_by_validation_stay_beside_the_last_and_a_resumed_run_knows_them(tmp_path):
+    scores = {1: 20.0, 2: 31.0, 3: math.nan, 4: 25.0, 5: 30.0, 6: 1.0}
+    validator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}, key_metric_name="psnr"))
+
+    def train(epochs):
+        _, engine, checkpoints = build(tmp_path, keep_last=1, keep_best=2, validator=validator)
+        engine.state.max_epochs = epochs
+
+        @engine.on(Events.EPOCH_COMPLETED(event_filter=lambda engine, epoch: epoch != 5))  # no validation then
+        def validate():
+            validator.state.epoch, validator.state.metrics = engine.state.epoch, {"psnr": scores[engine.state.epoch]}
+
+        checkpoints.attach(engine)
+        engine.go()
+
+    train(3)
+    assert iterations(tmp_path) == [5, 10, 15]
+    train(6)
+    assert iterations(tmp_path) == [10, 20, 30], "31 dB, 25 dB, and the last"
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_line_and_no_checkpoint_that_was_there(tmp_path, monkeypatch, capsys):
+    def save(content, path):
+        if content["trainer"]["iteration"] in (5, 6):
+            raise UserError(f"{path}: could not be written (No space left on device); free some space")
+        save_sealed(content, path)
+
+    monkeypatch.setattr("ctpa_vqgan.handlers.checkpoints.save_sealed", save)
+    run(tmp_path, save_interval=2, keep_last=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[0][-12:] for line in lines] == ["000000005.pt", "000000006.pt"]
+    assert all(line.endswith("training goes on, the next checkpoint is tried in its turn") for line in lines)
+    assert iterations(tmp_path) == [10]
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_says_so_at_its_end(tmp_path, monkeypatch):
+    def save(content, path):
+        if content["trainer"]["iteration"] == 10:
+            raise UserError("no space")
+        save_sealed(content, path)
+
+    monkeypatch.setattr("ctpa_vqgan.handlers.checkpoints.save_sealed", save)
+    with pytest.raises(UserError, match="training is done, but not saved: no space; the same command goes on"):
+        run(tmp_path)
+    assert iterations(tmp_path) == [5]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_no_checkpoint_holds_a_number_that_is_not_finite(tmp_path, number):
+    model, engine, checkpoints = build(tmp_path)
+    checkpoints.attach(engine)
+
+    @engine.on(Events.ITERATION_COMPLETED(once=7))
+    def spoil():
+        model.bias.data.fill_(number)
+
+    with pytest.raises(BadNumbers, match=r"iteration 10: model\.bias holds numbers that are not finite"):
+        engine.go()
+    assert iterations(tmp_path) == [5]
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_checkpoint_is_resumed_from_and_a_line_says_so(tmp_path, capsys):
     run(tmp_path)
-    with caplog.at_level(logging.INFO):
-        model, _ = run(tmp_path)
+    model, _ = run(tmp_path)
     assert model.weight.item() == 10
-    assert "resumed at iteration 10 of 10 from checkpoint_000000010.pt" in caplog.messages
+    assert "resumed at iteration 10 of 10 from checkpoint_000000010.pt" in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_whole_or_absent(tmp_path, monkeypatch):
-    path = tmp_path / "state.pt"
-    save_atomically({"good": 1}, path)
-
-    def die(content, file):
-        file.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", die)
-    with pytest.raises(KeyboardInterrupt):
-        save_atomically({"bad": 2}, path)
-    assert names(tmp_path) == ["state.pt"]
-    assert torch.load(path) == {"good": 1}
-
-
-def test_a_full_disk_is_named_and_leaves_the_older_file(tmp_path, monkeypatch):
-    path = tmp_path / "state.pt"
-    save_atomically({"good": 1}, path)
-
-    def fail(content, file):
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(UserError, match=r"state\.pt: could not be written .*No space left on device"):
-        save_atomically({"bad": 2}, path)
-    assert names(tmp_path) == ["state.pt"]
-    assert torch.load(path) == {"good": 1}
-
-
-@pytest.mark.parametrize("handlers", [[], [Progress()]])
-def test_a_damaged_checkpoint_is_named_with_a_way_out(tmp_path, handlers):
+@pytest.mark.parametrize("damage", ["flip", "cut", "no checksum", "other checksum"])
+def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_taken(tmp_path, capsys, damage):
     run(tmp_path)
     newest = tmp_path / "checkpoint_000000010.pt"
-    newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.raises(UserError) as error:
-        run(tmp_path, *handlers)
-    assert str(error.value).startswith(f"{newest}: a damaged checkpoint")
-    assert "delete it" in str(error.value)
-    newest.unlink()
-    run(tmp_path, *handlers)
+    seal = newest.with_name(f"{newest.name}.sha256")
+    if damage == "flip":
+        flip(newest)
+    elif damage == "cut":
+        newest.write_bytes(newest.read_bytes()[:-1])
+    elif damage == "no checksum":
+        seal.unlink()
+    else:
+        flip(seal, 0.1)
+    model, engine, checkpoints = build(tmp_path)
+    checkpoints.attach(engine)
+    engine.fire_event(TrainerEvents.RESUMING)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith(f"{newest}: ") and told[0].endswith("trying the checkpoint before it")
+    assert told[1] == "resumed at iteration 5 of 10 from checkpoint_000000005.pt"
+    assert model.weight.item() == 5
+    assert (tmp_path / "checkpoint_000000010.pt.damaged").is_file()
+    assert iterations(tmp_path) == [5]
+    engine.fire_event(TrainerEvents.ENDED)
+
+
+def test_random_damage_to_the_newest_never_stops_a_run(tmp_path):
+    run(tmp_path)
+    newest, draw = tmp_path / "checkpoint_000000010.pt", random.Random(0)
+    whole, seal = newest.read_bytes(), newest.with_name(f"{newest.name}.sha256")
+    line = seal.read_bytes()
+    for number in range(20):
+        seal.write_bytes(line)
+        newest.write_bytes(whole)
+        flip(newest, draw.random()) if number % 2 else newest.write_bytes(whole[: draw.randrange(len(whole))])
+        _, engine, checkpoints = build(tmp_path)
+        checkpoints.resume(engine)
+        assert engine.state.iteration == 5
+        checkpoints._end(engine)
+
+
+def test_when_all_are_damaged_the_run_does_not_begin_anew_by_itself(tmp_path):
+    run(tmp_path)
+    for path in tmp_path.glob("*.pt"):
+        flip(path)
+    with pytest.raises(UserError, match="none of 2 checkpoints can be read, they are set aside"):
+        run(tmp_path)
+    model, _ = run(tmp_path)
+    assert model.weight.item() == 10, "the user said so by starting again"
 
 
 def test_a_checkpoint_of_another_network_is_named_with_a_way_out(tmp_path):
     run(tmp_path)
     other = Checkpoints(tmp_path, {"model": torch.nn.Linear(2, 1)})
-    with pytest.raises(UserError, match=r"checkpoint_000000010.pt: does not fit this run .*choose a new output_dir"):
+    with pytest.raises(UserError, match=r"checkpoint_000000010\.pt: does not fit this run .*choose a new output_dir"):
         other.resume(Counting())
 
 
-def test_a_file_on_its_way_is_no_checkpoint(tmp_path):
-    (tmp_path / ".checkpoint_000000099.pt.123").write_bytes(b"half")
-    assert Checkpoints(tmp_path, {}).files() == []
+def test_a_checkpoint_of_another_version_is_named_with_a_way_out(tmp_path):
+    save_sealed({"iteration": 3}, tmp_path / "checkpoint_000000003.pt")
+    with pytest.raises(UserError, match="holds no trainer: made by another version"):
+        run(tmp_path)
+
+
+def test_a_changed_number_of_iterations_per_epoch_is_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(UserError, match="made with 5 iterations per epoch, this run has 6"):
+        Checkpoints(tmp_path, {"model": torch.nn.Linear(1, 1)}).resume(Counting(epoch_length=6))
+
+
+def test_changed_knobs_are_refused_by_name_with_both_values(tmp_path):
+    knobs = {"channels": (4, 8), "seed": 0, "precision": "auto"}
+    run(tmp_path, knobs=knobs)
+    run(tmp_path, knobs=knobs)
+    with pytest.raises(UserError) as error:
+        run(tmp_path, knobs=knobs | {"channels": (8, 8), "seed": 1})
+    assert "channels=[4, 8], now [8, 8]; seed=0, now 1; restore that" in str(error.value)
+    run(tmp_path, knobs=knobs | {"another": 3})
+
+
+def test_a_knob_may_change_where_the_user_says_so(tmp_path):
+    run(tmp_path, knobs={"rate": 1.0})
+    run(tmp_path, knobs={"rate": 2.0}, allow_changed=["rate"])
+    with pytest.raises(UserError, match="allow_changed: rat is none of the knobs"):
+        run(tmp_path, knobs={"rate": 2.0}, allow_changed=["rat"])
+
+
+def test_global_random_numbers_go_on_where_they_were(tmp_path):
+    _, engine, checkpoints = build(tmp_path)
+    engine.state.iteration = 3
+    torch.manual_seed(11)
+    checkpoints.save(engine)
+    expected = torch.rand(3)
+    torch.manual_seed(12)
+    checkpoints.resume(engine)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    (tmp_path / ".123.checkpoint_000000099.pt").write_bytes(b"half")
+    (tmp_path / ".keep").write_bytes(b"not ours")
+    run(tmp_path, keep_last=1)
+    assert names(tmp_path) == [".keep", "checkpoint_000000010.pt", "checkpoint_000000010.pt.sha256"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused_until_the_first_ends(tmp_path):
+    _, first, checkpoints = build(tmp_path)
+    checkpoints.attach(first)
+    first.fire_event(TrainerEvents.RESUMING)
+    with pytest.raises(UserError, match="another process works there"):
+        run(tmp_path)
+    first.fire_event(TrainerEvents.ENDED)
+    run(tmp_path)
+
+
+def test_a_loader_process_does_not_keep_the_folder_of_a_killed_run(tmp_path):
+    (started, tell_started), (ended, tell_end) = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        Checkpoints(tmp_path, {}).resume(Counting())
+        if not os.fork():  # as a loader process: it outlives its parent
+            os.close(tell_end)
+            os.write(tell_started, b".")
+            os.read(ended, 1)  # until the test is over
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.read(started, 1)
+    run(tmp_path)
+    os.close(tell_end)
+
+
+def test_the_state_of_an_iteration_is_written_once(tmp_path):
+    _, engine, checkpoints = build(tmp_path)
+    engine.state.iteration = 3
+    assert checkpoints.save(engine)
+    before = (tmp_path / "checkpoint_000000003.pt").stat().st_mtime_ns
+    assert checkpoints.save(engine)
+    assert (tmp_path / "checkpoint_000000003.pt").stat().st_mtime_ns == before
+    assert load_sealed(tmp_path / "checkpoint_000000003.pt")["trainer"]["iteration"] == 3
 
 
 def test_keeping_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="keep_last: expected at least 1, found 0"):
         Checkpoints(tmp_path, {}, keep_last=0)
-
-
-# -- model.pt and model.yaml -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def trained():
-    """A network whose codebook and statistics are not those of a fresh one."""
-    torch.manual_seed(0)
-    network = VQGAN(channels=(4, 8), factor=(4, 4, 2), quantizer=VectorQuantizer(16, 4, decay=0.9, normalize=True))
-    for _ in range(3):
-        network.autoencode(torch.rand(1, 1, 16, 16, 16) * 2 - 1)
-        network.quantizer.step()
-    return network.eval()
-
-
-KNOBS = {"hu_window": (-1000.0, 1000.0), "patch_size": (16, 16, 16), "stride": (12, 12, 12)}
-
-
-@pytest.fixture
-def exported(trained, tmp_path):
-    ModelExport(tmp_path, trained, KNOBS).save()
-    return tmp_path
-
-
-def build(folder):
-    parser = ConfigParser(yaml.safe_load((folder / "model.yaml").read_text()))
-    return parser.get_parsed_content("network_def")
-
-
-def test_both_files_are_left_and_nothing_else(exported):
-    assert names(exported) == ["model.pt", "model.yaml"]
-
-
-def test_the_weights_are_a_plain_state_dict_that_is_safe_to_load(exported):
-    weights = torch.load(exported / "model.pt", weights_only=True)
-    assert all(type(value) is torch.Tensor for value in weights.values())
-    assert not any("reservoir" in key or "ema" in key for key in weights), "what only training needs stays behind"
-
-
-def test_the_description_builds_the_network_of_the_weights(exported, trained):
-    network = build(exported).eval()
-    network.load_state_dict(torch.load(exported / "model.pt", weights_only=True), strict=True)
-    image = torch.rand(1, 1, 16, 16, 16) * 2 - 1
-    assert network.factor == (4, 4, 2)
-    assert torch.equal(network(image), trained(image))
-    assert network.config == trained.config
-
-
-def test_the_description_holds_flat_knobs(exported):
-    text = (exported / "model.yaml").read_text()
-    assert text.startswith("# ")
-    content = yaml.safe_load(text)
-    assert content.pop("network_def")["_target_"] == "ctpa_vqgan.networks.VQGAN"
-    assert content == {key: list(value) for key, value in KNOBS.items()}
-
-
-def test_loading_gives_the_network_of_the_weights(exported, trained):
-    network = load_weights(build(exported), exported / "model.pt")
-    for key, value in inference_weights(trained).items():
-        assert torch.equal(network.state_dict()[key], value), key
-
-
-def test_the_export_follows_each_epoch_and_the_end(trained, tmp_path):
-    written = []
-    engine = Counting()
-    export = ModelExport(tmp_path, trained, KNOBS)
-    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: written.append(names(tmp_path)))
-    export.attach(engine)
-    engine.go()
-    assert written == [[], ["model.pt", "model.yaml"]]
-    (tmp_path / "model.pt").unlink()
-    done = Counting()
-    done.resume_from(10)
-    export.attach(done)
-    done.add_event_handler(Events.STARTED, lambda: done.resume_from(10))
-    done.go()
-    assert names(tmp_path) == ["model.pt", "model.yaml"], "a run that is done leaves its weights all the same"
-
-
-def test_missing_weights_are_named_with_a_way_out(tmp_path, trained):
-    with pytest.raises(UserError, match=r"model.pt: no such weights; train first, or give the model.pt of a run"):
-        load_weights(trained, tmp_path / "model.pt")
-
-
-def test_weights_of_another_network_are_named_with_a_way_out(exported):
-    with pytest.raises(UserError) as error:
-        load_weights(VQGAN(channels=(8, 8), num_embeddings=16, embedding_dim=4), exported / "model.pt")
-    assert str(error.value).startswith(f"{exported / 'model.pt'}: these weights do not fit network_def")
-    assert "model.yaml" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_damaged_weights_are_named(exported, trained):
-    (exported / "model.pt").write_bytes(b"these are no weights")
-    with pytest.raises(UserError, match=r"model\.pt: "):
-        load_weights(trained, exported / "model.pt")

@@ -1,0 +1,49 @@
+"""Keep what is needed to find out why numbers are not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ignite.engine import Engine
+
+from ctpa_vqgan.errors import BadNumbers
+from ctpa_vqgan.events import TrainerEvents
+from ctpa_vqgan.handlers.checkpoints import Checkpoints
+from ctpa_vqgan.handlers.tensorboard import TensorBoardLog
+from ctpa_vqgan.sealed import save_sealed
+
+NAME = "bad_step_{:09d}.pt"
+
+
+class BadSteps:
+    """Show skipped steps in TensorBoard, and leave a dump of the one that ends the run.
+
+    The dump holds the batch and all that a checkpoint holds, as it was before that step; ``python -m ctpa_vqgan
+    replay`` does the step again and says where the first bad number comes from.
+
+    Args:
+        folder: where ``bad_step_<iteration>.pt`` goes.
+        checkpoints: of the same trainer.
+        log: gets the number of skipped steps as ``data/skipped_steps``.
+    """
+
+    def __init__(self, folder: str | Path, checkpoints: Checkpoints, log: TensorBoardLog | None = None) -> None:
+        self.folder, self.checkpoints, self.log = Path(folder), checkpoints, log
+
+    def attach(self, engine: Engine) -> None:
+        """Watch this trainer."""
+        engine.add_event_handler(TrainerEvents.STEP_SKIPPED, self._skipped)
+
+    def _skipped(self, engine: Engine) -> None:
+        if self.log is not None:
+            self.log.add_scalar("data/skipped_steps", engine.skipped_steps, engine.state.iteration)
+        if engine.bad_in_a_row < engine.max_bad_steps:
+            return
+        path = self.folder / NAME.format(engine.state.iteration)
+        batch = {name: value for name, value in engine.state.batch.items() if name != "unreadable"}
+        save_sealed({**self.checkpoints.any_content(engine), "batch": batch}, path)
+        raise BadNumbers(
+            f"iteration {engine.state.iteration}: the {engine.bad_in_a_row}th step in a row with numbers that are not "
+            f"finite; lower g_learning_rate or train with precision=float32; to look into it, the same command with "
+            f"replay instead of train and --dump {path}"
+        )

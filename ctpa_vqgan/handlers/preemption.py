@@ -1,0 +1,104 @@
+"""Leave in good order when the system asks for it: finish the step, save, and say by the exit code why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from ctpa_vqgan.errors import Stopped
+from ctpa_vqgan.events import TrainerEvents
+from ctpa_vqgan.handlers.checkpoints import Checkpoints
+from ctpa_vqgan.progress import say
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Preemption:
+    """Save and exit on SIGTERM (143), SIGINT (130) and SIGUSR1 (138, or 0 once SLURM took the job back).
+
+    A step under way is finished first; a validation or a wait for data is not, it comes again when the run goes on. A
+    second signal ends the process at once; what was saved before stays. Attach it after the checkpoints.
+
+    SLURM sends SIGUSR1 some time before the limit where the job asked for it (``#SBATCH --signal``), and a job that is
+    put back (``scontrol requeue``) starts the same command again, which resumes.
+
+    Args:
+        checkpoints: of the same trainer.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self._before: dict[int, Any] = {}
+        self._in_step, self._asked = False, None
+
+    def attach(self, engine: Engine) -> None:
+        """Listen while this trainer runs."""
+        engine.add_event_handler(TrainerEvents.RESUMED, self._listen)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._begin_step)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
+        engine.add_event_handler(TrainerEvents.ENDED, self._listen_no_more)
+
+    def _listen(self, engine: Engine) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets no other thread do this
+        self._in_step, self._asked = False, None
+
+        def on_signal(number: int, frame: Any) -> None:
+            self._on_signal(engine, signal.Signals(number))
+
+        self._before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+
+    def _listen_no_more(self, engine: Engine) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _begin_step(self, engine: Engine) -> None:
+        self._in_step = True
+
+    def _end_step(self, engine: Engine) -> None:
+        self._in_step = False
+        if self._asked is not None:
+            self._leave(engine, self._asked)
+
+    def _on_signal(self, engine: Engine, asked: signal.Signals) -> None:
+        if self._asked is not None:
+            os.write(2, f"{asked.name} again: leaving at once\n".encode())
+            os._exit(128 + asked)
+        self._asked = asked
+        if self._in_step:
+            say(f"{asked.name}: finishing the step, then saving; once more to leave at once")
+        else:
+            self._leave(engine, asked)
+
+    def _leave(self, engine: Engine, asked: signal.Signals) -> None:
+        done, saved = engine.state.iteration, False
+        if done:
+            saved = self.checkpoints.save(engine)
+        what = f"saved at iteration {done}" if saved else "nothing new is saved"
+        code = 128 + asked
+        if asked == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ and _put_back():
+            what, code = f"{what}, the job is put back into the queue", 0
+        raise Stopped(code, f"{asked.name}: {what}; the same command goes on")
+
+
+def _put_back() -> bool:
+    """Ask SLURM to start this job again; only one process of a job does."""
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        return True
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if shutil.which("scontrol") is None:
+        say(f"scontrol was not found: job {job} is not put back")
+        return False
+    result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    if result.returncode:
+        say(f"scontrol requeue {job} failed ({result.stderr.strip() or result.returncode}): it is not put back")
+    return result.returncode == 0

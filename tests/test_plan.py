@@ -1,0 +1,210 @@
+"""What is foretold of a training is what a training takes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ctpa_vqgan.__main__ import main
+from ctpa_vqgan.handlers import inference_weights
+from ctpa_vqgan.inferers.memory import LiveBytes
+from ctpa_vqgan.plan import make_plan, step_memory
+from ctpa_vqgan.plan.config import TrainingConfig
+from ctpa_vqgan.plan.memory import RandomBatches, make_parts, make_trainer
+
+TINY = [
+    "device=cpu",
+    "patch_size=[32,32,32]",
+    "channels=[8,16]",
+    "num_embeddings=64",
+    "embedding_dim=4",
+    "batch_size=3",
+    "adversarial_start=1",
+    "discriminator_channels=4",
+    "discriminator_layers=1",
+]
+WITHIN = 0.15
+CASES = {
+    "with discriminators": ([], True),
+    "checkpointing": (["checkpointing=true"], False),
+    "micro-batches of 2": (["micro_batch_size=2"], False),
+    "two codebooks": (["quantizer=residual"], False),
+    "no codebook": (["quantizer=fsq", "fsq_levels=[5,5,5]", "embedding_dim=3"], False),
+}
+
+
+def measured(parser, discriminators):
+    """Live bytes at the worst moment of a few real steps, and those saved for backward in a micro-batch."""
+    saved, kept = {}, []
+    with LiveBytes() as live:
+        parts = make_parts(parser)
+        for module in parts[:4]:
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.detach()  # seen from here on
+        known = {tensor.data_ptr() for tensor in parts.network.state_dict().values()}
+        total = parts.losses.total
+
+        def note(*args):
+            kept.append(sum(size for place, size in saved.items() if place not in known))
+            return total(*args)
+
+        def pack(tensor):
+            if not kept:
+                saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        parts.losses.total = note
+        for optimizer in parts[4 : 6 if discriminators else 5]:  # as after the first step
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+        batches = RandomBatches(1, (parser["batch_size"], 1, *parser["patch_size"]))
+        trainer = make_trainer(parts, batches, parser, "cpu", "float32", discriminators)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            trainer.run()
+    return live.peak, kept[0]
+
+
+@pytest.mark.parametrize(("settings", "discriminators"), CASES.values(), ids=CASES)
+def test_memory_is_that_of_real_steps(settings, discriminators):
+    config = TrainingConfig(settings=TINY + settings)
+    planned = step_memory(config.parser(), "cpu", "float32", discriminators)
+    peak, saved = measured(config.parser(), discriminators)
+    assert planned.peak == pytest.approx(peak, rel=WITHIN)
+    assert planned.activations == pytest.approx(saved, rel=WITHIN)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, of which the allocator tells its peak")
+def test_memory_is_what_cuda_allocates():
+    settings = ["device=cuda", "patch_size=[128,128,128]", "adversarial_start=1"]
+    plan = make_plan(settings=settings, num_volumes=2, calibrate=True)
+    assert plan["memory"]["peak"] == pytest.approx(plan["trials"][-1]["peak"], rel=WITHIN)
+
+
+def test_counting_leaves_the_next_real_step_as_it_was():
+    config = TrainingConfig(settings=TINY)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        parser = config.parser()
+        trainer = make_trainer(make_parts(parser), RandomBatches(1, (1, 1, 16, 16, 16)), parser, "cpu", "bf16", False)
+        trainer.run()
+        losses.append(trainer.terms["loss"])
+        step_memory(config.parser(), "cuda", "bf16", False)
+    assert losses[0] == losses[1]
+
+
+def test_checkpointing_and_bf16_take_less_and_larger_micro_batches_more():
+    config = TrainingConfig(settings=[*TINY, "patch_size=[64,64,32]"])
+    plain = config.memory(False)
+    assert config.memory(False, checkpointing=True).activations < 0.8 * plain.activations
+    assert step_memory(config.parser(), "cuda", "bf16", False).activations < 0.75 * plain.activations
+    assert config.memory(False, micro_batch_size=2).activations == pytest.approx(2 * plain.activations, rel=0.05)
+
+
+def test_the_parts_are_those_of_the_config():
+    config = TrainingConfig(settings=TINY)
+    memory, parts = config.memory(True), make_parts(config.parser())
+    learnt = sum(4 * p.numel() for module in (parts.network, parts.discriminator) for p in module.parameters())
+    assert memory.gradients == learnt
+    assert memory.optimizer == pytest.approx(2 * learnt, rel=0.02)  # and a counter of steps for every tensor
+    assert memory.weights > learnt, "the codebook too"
+    assert memory.peak > memory.weights + memory.gradients + memory.optimizer + memory.ema + memory.activations
+
+
+def test_the_disk_is_what_torch_writes(tmp_path):
+    plan = make_plan(settings=TINY, num_volumes=2)
+    parts = make_parts(TrainingConfig(settings=TINY).parser())
+    trainer_parser = TrainingConfig(settings=TINY).parser()
+    make_trainer(parts, RandomBatches(1, (1, 1, 32, 32, 32)), trainer_parser, "cpu", "float32", True).run()
+    torch.save([part.state_dict() for part in parts if part is not parts.losses], tmp_path / "checkpoint.pt")
+    torch.save(inference_weights(parts.ema.module), tmp_path / "model.pt")
+    names = {"checkpoint": "checkpoint.pt", "weights": "model.pt"}
+    for key, name in names.items():
+        # every tensor has a header of a few hundred bytes, which tiny networks feel
+        tensors = 500
+        assert plan["disk"][key] <= (tmp_path / name).stat().st_size < plan["disk"][key] + tensors * 700
+    assert plan["disk"]["checkpoints"] == plan["disk"]["checkpoint"] * (plan["disk"]["kept"] + 1)
+
+
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_steps_of_a_data_set_are_those_of_its_patches(phantom_folder, sampling):
+    settings = [*TINY, "num_samples=5", "max_epochs=3", "loss_weights::adversarial=0", f"patch_sampling={sampling}"]
+    settings += ["loss_weights::feature_matching=0", "stride=[16,16,16]"]
+    amount = make_plan(data=str(phantom_folder), settings=settings)["amount"]
+    # 48 x 44 x 40 voxels: 2 x 2 x 2 windows of 32
+    patches = 2 * (5 if sampling == "random" else 8)
+    assert (amount["volumes"], amount["training_volumes"], amount["patches_per_epoch"]) == (3, 2, patches)
+    assert amount["steps_per_epoch"] == -(-patches // 3)
+    assert amount["steps"] == 3 * amount["steps_per_epoch"]
+    assert (amount["voxels"], amount["data_bytes"]) == (3 * 48 * 44 * 40, 2 * 3 * 48 * 44 * 40)
+
+
+def test_discriminators_count_only_if_the_run_is_long_enough_for_them():
+    short = make_plan(settings=[*TINY, "adversarial_start=1000000", "max_epochs=1"], num_volumes=2)
+    long = make_plan(settings=TINY, num_volumes=2)
+    assert (short["discriminators"], long["discriminators"]) == (False, True)
+    assert short["memory"]["peak"] < long["memory"]["peak"]
+
+
+def test_a_small_device_is_told_the_micro_batch_that_fits():
+    settings = [*TINY, "micro_batch_size=4", "loss_weights::adversarial=0", "loss_weights::feature_matching=0"]
+    config = TrainingConfig(settings=settings)
+    two = config.memory(False, micro_batch_size=2).peak
+    plan = make_plan(settings=settings, num_volumes=2, device_gb=1.01 * two / 1e9)
+    assert not plan["memory"]["fits"]
+    assert plan["largest_micro_batch_size"] == 2
+
+
+def test_a_device_too_small_for_one_patch_is_told_what_other_knobs_bring(capsys):
+    settings = [*TINY, "loss_weights::adversarial=0", "loss_weights::feature_matching=0"]
+    assert main(["plan", *(word for s in settings for word in ("--set", s)), "--device-gb", "0.001"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("not with micro_batch_size=1", "checkpointing=true", "precision=bf16", "patch_size=[16,32,32]"):
+        assert text in printed
+    assert "not measured" in printed
+
+
+def test_the_command_prints_and_writes_and_times_real_steps(tmp_path, capsys):
+    settings = [*TINY, "batch_size=1"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["plan", *words, "--num-volumes", "20", "--calibrate", "--json", str(tmp_path / "plan.json")]) == 0
+    printed, plan = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
+    peak, _ = measured(TrainingConfig(settings=settings).parser(), True)
+    assert plan["memory"]["peak"] == pytest.approx(peak, rel=WITHIN)
+    alone, joined = plan["trials"]
+    assert (alone["steps"], joined["steps"]) == (1, plan["amount"]["steps"] - 1)
+    assert 0 < alone["seconds"] < joined["seconds"] < 60
+    assert plan["days"] == pytest.approx(sum(t["seconds"] * t["steps"] for t in plan["trials"]) / 86400)
+    assert "with discriminators" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "patch_sizes=[32,32,32]"], "did you mean patch_size"),
+        (["--set", "patch_size=[30,32,32]"], "multiples of the factor"),
+        (["--set", "patch_size=[16,16,16]"], "the discriminators need sides"),
+        (["--device-gb", "0"], "--device-gb"),
+        (["--num-volumes", "1"], "--num-volumes"),
+        (["--data", "nowhere"], "no such file or folder"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(arguments, message, capsys):
+    assert main(["plan", "--set", "channels=[4,8]", *arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom ctpa_vqgan.__main__ import main\n"
+        "try:\n    main(['plan', '--help'])\nexcept SystemExit:\n"
+        "    print([m for m in ('torch', 'monai', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
