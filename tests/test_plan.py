@@ -10,7 +10,8 @@ import torch
 from ctpa_vqgan.__main__ import main
 from ctpa_vqgan.handlers import inference_weights
 from ctpa_vqgan.inferers.memory import LiveBytes
-from ctpa_vqgan.plan import make_plan, step_memory
+from ctpa_vqgan.plan import StepMemory, make_plan, step_memory
+from ctpa_vqgan.plan import config as config_module
 from ctpa_vqgan.plan.config import TrainingConfig
 from ctpa_vqgan.plan.memory import RandomBatches, make_parts, make_trainer
 
@@ -20,16 +21,17 @@ TINY = [
     "channels=[8,16]",
     "num_embeddings=64",
     "embedding_dim=4",
-    "batch_size=3",
+    "batch_size=1",
     "adversarial_start=1",
     "discriminator_channels=4",
     "discriminator_layers=1",
 ]
+WITHOUT = ["loss_weights::adversarial=0", "loss_weights::feature_matching=0"]  # discriminators
 WITHIN = 0.15
 CASES = {
-    "with discriminators": ([], True),
+    "with discriminators": (["batch_size=3"], True),
     "checkpointing": (["checkpointing=true"], False),
-    "micro-batches of 2": (["micro_batch_size=2"], False),
+    "micro-batches of 2": (["batch_size=3", "micro_batch_size=2"], False),
     "two codebooks": (["quantizer=residual"], False),
     "no codebook": (["quantizer=fsq", "fsq_levels=[5,5,5]", "embedding_dim=3"], False),
 }
@@ -98,11 +100,12 @@ def test_counting_leaves_the_next_real_step_as_it_was():
 
 
 def test_checkpointing_and_bf16_take_less_and_larger_micro_batches_more():
-    config = TrainingConfig(settings=[*TINY, "patch_size=[64,64,32]"])
+    config = TrainingConfig(settings=TINY)
     plain = config.memory(False)
     assert config.memory(False, checkpointing=True).activations < 0.8 * plain.activations
     assert step_memory(config.parser(), "cuda", "bf16", False).activations < 0.75 * plain.activations
-    assert config.memory(False, micro_batch_size=2).activations == pytest.approx(2 * plain.activations, rel=0.05)
+    two = config.memory(False, batch_size=2, micro_batch_size=2)
+    assert two.activations == pytest.approx(2 * plain.activations, rel=0.05)
 
 
 def test_the_parts_are_those_of_the_config():
@@ -130,11 +133,25 @@ def test_the_disk_is_what_torch_writes(tmp_path):
     assert plan["disk"]["checkpoints"] == plan["disk"]["checkpoint"] * (plan["disk"]["kept"] + 1)
 
 
+# -- what follows from the count ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted_easily(monkeypatch):
+    """A MiB per patch of a micro-batch, half of it with checkpointing and twice with discriminators."""
+
+    def easily(parser, device_type, precision, discriminators):
+        share = 0.5 if parser["checkpointing"] else 1
+        peak = 2**20 * parser["micro_batch_size"] * share * (2 if discriminators else 1)
+        return StepMemory(0, 0, 0, 0, 0, int(peak))
+
+    monkeypatch.setattr(config_module, "step_memory", easily)
+
+
 @pytest.mark.parametrize("sampling", ["random", "grid"])
-def test_steps_of_a_data_set_are_those_of_its_patches(phantom_folder, sampling):
-    settings = [*TINY, "num_samples=5", "max_epochs=3", "loss_weights::adversarial=0", f"patch_sampling={sampling}"]
-    settings += ["loss_weights::feature_matching=0", "stride=[16,16,16]"]
-    amount = make_plan(data=str(phantom_folder), settings=settings)["amount"]
+def test_steps_of_a_data_set_are_those_of_its_patches(phantom_folder, sampling, counted_easily):
+    settings = [*TINY, "num_samples=5", "max_epochs=3", "batch_size=3", "stride=[16,16,16]"]
+    amount = make_plan(data=str(phantom_folder), settings=[*settings, f"patch_sampling={sampling}"])["amount"]
     # 48 x 44 x 40 voxels: 2 x 2 x 2 windows of 32
     patches = 2 * (5 if sampling == "random" else 8)
     assert (amount["volumes"], amount["training_volumes"], amount["patches_per_epoch"]) == (3, 2, patches)
@@ -143,33 +160,45 @@ def test_steps_of_a_data_set_are_those_of_its_patches(phantom_folder, sampling):
     assert (amount["voxels"], amount["data_bytes"]) == (3 * 48 * 44 * 40, 2 * 3 * 48 * 44 * 40)
 
 
-def test_discriminators_count_only_if_the_run_is_long_enough_for_them():
+def test_without_data_typical_volumes_are_assumed(counted_easily):
+    random = make_plan(settings=TINY, num_volumes=20)["amount"]
+    grid = make_plan(settings=["device=cpu", "channels=[4,8]", "patch_sampling=grid", "batch_size=4"], num_volumes=20)[
+        "amount"
+    ]
+    assert random["voxels"] == 20 * 512 * 512 * 604
+    # two of twenty are held out; 3 x 3 x 6 windows of 256 x 256 x 128 by steps of 192 x 192 x 96
+    assert random["patches_per_epoch"] == grid["patches_per_epoch"] == 18 * 54
+
+
+def test_discriminators_count_only_if_the_run_is_long_enough_for_them(counted_easily):
     short = make_plan(settings=[*TINY, "adversarial_start=1000000", "max_epochs=1"], num_volumes=2)
+    unwanted = make_plan(settings=[*TINY, *WITHOUT], num_volumes=2)
     long = make_plan(settings=TINY, num_volumes=2)
-    assert (short["discriminators"], long["discriminators"]) == (False, True)
-    assert short["memory"]["peak"] < long["memory"]["peak"]
+    assert (short["discriminators"], unwanted["discriminators"], long["discriminators"]) == (False, False, True)
+    assert 2 * short["memory"]["peak"] == 2 * unwanted["memory"]["peak"] == long["memory"]["peak"]
 
 
-def test_a_small_device_is_told_the_micro_batch_that_fits():
-    settings = [*TINY, "micro_batch_size=4", "loss_weights::adversarial=0", "loss_weights::feature_matching=0"]
-    config = TrainingConfig(settings=settings)
-    two = config.memory(False, micro_batch_size=2).peak
-    plan = make_plan(settings=settings, num_volumes=2, device_gb=1.01 * two / 1e9)
-    assert not plan["memory"]["fits"]
-    assert plan["largest_micro_batch_size"] == 2
+def test_a_small_device_is_told_the_micro_batch_that_fits(counted_easily, capsys):
+    words = [word for s in [*TINY, *WITHOUT, "batch_size=8", "micro_batch_size=8"] for word in ("--set", s)]
+    assert main(["plan", *words, "--device-gb", "0.0022"]) == 0
+    assert "micro_batch_size=2 does" in capsys.readouterr().out
+    assert main(["plan", *words, "--device-gb", "0.009"]) == 0
+    assert "yes" in capsys.readouterr().out
 
 
-def test_a_device_too_small_for_one_patch_is_told_what_other_knobs_bring(capsys):
-    settings = [*TINY, "loss_weights::adversarial=0", "loss_weights::feature_matching=0"]
-    assert main(["plan", *(word for s in settings for word in ("--set", s)), "--device-gb", "0.001"]) == 0
-    printed = capsys.readouterr().out
-    for text in ("not with micro_batch_size=1", "checkpointing=true", "precision=bf16", "patch_size=[16,32,32]"):
-        assert text in printed
-    assert "not measured" in printed
+def test_a_device_too_small_for_one_patch_is_told_what_other_knobs_bring(counted_easily, capsys):
+    words = [word for s in [*TINY, *WITHOUT] for word in ("--set", s)]
+    assert main(["plan", *words, "--device-gb", "0.0006"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "fits no not with micro_batch_size=1" in lines
+    assert "checkpointing=true 0.5 MiB fits" in lines
+    assert "precision=bf16 1.0 MiB too much still" in lines
+    assert "patch_size=[16,32,32] 1.0 MiB too much still" in lines
+    assert "peak measured not measured needs --calibrate and CUDA" in lines
 
 
 def test_the_command_prints_and_writes_and_times_real_steps(tmp_path, capsys):
-    settings = [*TINY, "batch_size=1"]
+    settings = TINY
     words = [word for setting in settings for word in ("--set", setting)]
     assert main(["plan", *words, "--num-volumes", "20", "--calibrate", "--json", str(tmp_path / "plan.json")]) == 0
     printed, plan = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())

@@ -121,7 +121,7 @@ def _few_cases(source: Path, folder: Path) -> Path:
         for old in ("checkpoints", "tensorboard"):
             shutil.rmtree(folder / old, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    datalist.write_text(text)
+    write_whole(datalist, text)
     return datalist
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +26,7 @@ POLL_SECONDS = 1.0  # how often a process that waits for a batch looks whether t
 # the main process gets these too, from the terminal or from SLURM: it finishes its step, and needs no batch for that
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
 NOTHING = -1
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 class ProcessDied(Exception):
@@ -45,11 +49,24 @@ def reading_board(num_workers: int) -> torch.Tensor:
 
 def begin(worker_id: int, board: torch.Tensor) -> None:
     """First thing in a loader process: MONAI's seeds, a name, a place on the board, and no signals of the terminal."""
+    _die_with_parent()
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     multiprocessing.current_process().name = f"loader-{worker_id}"
     worker_init_fn(worker_id)
     get_worker_info().dataset.reading = board[worker_id]
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies.
+
+    PyTorch's watchdog does not look while a file is read, and waits for ever if the parent was gone when it began.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # the parent may be gone already; that of a forkserver's process is the server
+    if multiprocessing.get_start_method() != "forkserver" and os.getppid() != multiprocessing.parent_process().pid:
+        os._exit(1)
 
 
 def collate_and_rest(samples: Sequence[dict], collate: Callable) -> dict:

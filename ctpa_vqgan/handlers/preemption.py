@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import threading
+from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -17,13 +19,16 @@ from ctpa_vqgan.handlers.checkpoints import Checkpoints
 from ctpa_vqgan.progress import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# they write, and tell of an epoch's end, in pieces that belong together; torch.save turns what is raised in it into a
+# RuntimeError
+UNBROKEN = ("ctpa_vqgan.sealed", "ctpa_vqgan.handlers.checkpoints")
 
 
 class Preemption:
     """Save and exit on SIGTERM (143), SIGINT (130) and SIGUSR1 (138, or 0 once SLURM took the job back).
 
-    A step under way is finished first; a validation or a wait for data is not, it comes again when the run goes on. A
-    second signal ends the process at once; what was saved before stays. Attach it after the checkpoints.
+    A step or a file under way is finished first; a validation or a wait for data is not, it comes again when the run
+    goes on. A second signal ends the process at once; what was saved before stays. Attach it after the checkpoints.
 
     SLURM sends SIGUSR1 some time before the limit where the job asked for it (``#SBATCH --signal``), and a job that is
     put back (``scontrol requeue``) starts the same command again, which resumes.
@@ -35,22 +40,22 @@ class Preemption:
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
         self._before: dict[int, Any] = {}
-        self._in_step, self._asked = False, None
+        self._done, self._asked, self._process = 0, None, 0
 
     def attach(self, engine: Engine) -> None:
         """Listen while this trainer runs."""
         engine.add_event_handler(TrainerEvents.RESUMED, self._listen)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._begin_step)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._leave_if_asked)
         engine.add_event_handler(TrainerEvents.ENDED, self._listen_no_more)
 
     def _listen(self, engine: Engine) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python lets no other thread do this
-        self._in_step, self._asked = False, None
+        self._done, self._asked, self._process = engine.state.iteration, None, os.getpid()
 
-        def on_signal(number: int, frame: Any) -> None:
-            self._on_signal(engine, signal.Signals(number))
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            self._on_signal(engine, signal.Signals(number), frame)
 
         self._before = {number: signal.signal(number, on_signal) for number in SIGNALS}
 
@@ -59,21 +64,24 @@ class Preemption:
             signal.signal(number, handler)
         self._before = {}
 
-    def _begin_step(self, engine: Engine) -> None:
-        self._in_step = True
-
     def _end_step(self, engine: Engine) -> None:
-        self._in_step = False
+        self._done = engine.state.iteration
+        self._leave_if_asked(engine)
+
+    def _leave_if_asked(self, engine: Engine) -> None:
         if self._asked is not None:
             self._leave(engine, self._asked)
 
-    def _on_signal(self, engine: Engine, asked: signal.Signals) -> None:
+    def _on_signal(self, engine: Engine, asked: signal.Signals, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader process that has only just been forked: it has nothing to save
+            os._exit(128 + asked)
         if self._asked is not None:
             os.write(2, f"{asked.name} again: leaving at once\n".encode())
             os._exit(128 + asked)
         self._asked = asked
-        if self._in_step:
-            say(f"{asked.name}: finishing the step, then saving; once more to leave at once")
+        step = engine.state.iteration != self._done
+        if step or _runs(UNBROKEN, frame):
+            say(f"{asked.name}: finishing the {'step' if step else 'file'}, then saving; once more to leave at once")
         else:
             self._leave(engine, asked)
 
@@ -86,6 +94,13 @@ class Preemption:
         if asked == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ and _put_back():
             what, code = f"{what}, the job is put back into the queue", 0
         raise Stopped(code, f"{asked.name}: {what}; the same command goes on")
+
+
+def _runs(modules: Sequence[str], frame: FrameType | None) -> bool:
+    """Whether code of these modules is at work, there or in what called it."""
+    while frame is not None and frame.f_globals.get("__name__") not in modules:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _put_back() -> bool:

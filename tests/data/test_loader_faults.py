@@ -277,7 +277,6 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("handlers")
 def test_loader_processes_ignore_the_signals_that_a_group_gets(cases):
     batches, found = patch_loader(make(cases), BATCH, num_workers=2), []
     for batch in batches:
@@ -301,20 +300,33 @@ def test_sigterm_ends_a_loader_process(cases, capsys, handlers):
 
 
 def iterate_for_ever(dataset, told):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for _ in patch_loader(dataset, BATCH, num_workers=2):
-        for process in processes():
-            told.send(process.pid)
-        time.sleep(600)
+    class Telling(loader.PatchLoader):
+        def _start_processes(self, start):
+            started = super()._start_processes(start)
+            told.send([process.pid for process in processes()])
+            return started
+
+    options = {"sampler": loader._SampleNumbers(dataset), "batch_size": BATCH, "num_workers": 2}
+    for number, _ in enumerate(Telling(dataset, **options)):
+        if number == 1:
+            told.send("both wait")
+            time.sleep(600)
 
 
-def test_loader_processes_go_when_the_main_one_is_killed(cases):
+@pytest.mark.parametrize("moment", ["they begin", "both wait", "both hang"])
+def test_loader_processes_go_when_the_main_one_is_killed(cases, moment):
+    loading = (lambda item: time.sleep(600)) if moment == "both hang" else None
     context = multiprocessing.get_context("fork")
     heard, told = context.Pipe(duplex=False)
-    main = context.Process(target=iterate_for_ever, args=(make(cases), told))
+    main = context.Process(target=iterate_for_ever, args=(make(cases, loading=loading), told))
     main.start()
-    pids = [heard.recv() for _ in range(2)]
-    assert all(alive(pid) for pid in pids)
+    pids = heard.recv()
+    assert len(pids) == 2
+    if moment == "both wait":
+        assert heard.recv() == moment
+        assert all(alive(pid) for pid in pids)
+    elif moment == "both hang":
+        time.sleep(0.5)
     main.kill()
     main.join()
     end = time.monotonic() + 20
