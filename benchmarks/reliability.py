@@ -3,7 +3,8 @@
     python benchmarks/reliability.py [--smoke] [--json FILE] [--only resume saving ...]
 
 Every training runs in a process forked from this one, after the imports. The numbers of docs/reliability.md come from
-``make soak``; ``--smoke`` is the short form that ``make test`` runs.
+``make soak``; ``--smoke`` is the short form that ``make test`` runs. ``FAULTS_DEVICE=cuda`` in the environment takes
+all trainings to a GPU, deterministic but where the difference that this makes is asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from faults import endurance, loader, resume, saving, signals
+from faults import endurance, loader, repeat, resume, saving, signals
 from faults.training import Outcome, make_data, scratch
 
 from ctpa_vqgan.provenance import facts
@@ -30,6 +31,7 @@ Rows = dict[str, Outcome]
 def campaigns(n: dict[str, int], data: Path) -> dict[str, Callable[[Path], Rows]]:
     """By name: what is done in a folder, and the rows that it gives."""
     return {
+        "repeat": lambda f: repeat.campaign(data, f),
         "resume": lambda f: {"SIGKILL while training": resume.campaign(data, f, n["runs"], n["kills"])},
         "saving": lambda f: {"SIGKILL while saving": saving.kills(f, n["saves"])},
         "damage": lambda f: {f"newest checkpoint: {kind}": o for kind, o in saving.damage(f, n["damage"]).items()},

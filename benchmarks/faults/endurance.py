@@ -23,6 +23,7 @@ SETTINGS = {
     "batch_size": 1,
     "num_val_cases": 1,
     "log_interval": 10,
+    "num_workers": 1,
     "save_interval": 250,
 }
 METER = "meter.jsonl"

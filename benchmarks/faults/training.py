@@ -19,6 +19,7 @@ import torch
 import yaml
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ctpa_vqgan.handlers.checkpoints
 from ctpa_vqgan.__main__ import main
@@ -31,7 +32,7 @@ from ctpa_vqgan.sealed import load_sealed
 # both discriminators join, codes are made by k-means in the middle of an epoch, and every step has two micro-batches
 SETTINGS: dict[str, Any] = {
     "patch_size": [32, 32, 16],
-    "num_samples": 6,
+    "num_samples": 4,
     "channels": [4, 8],
     "num_embeddings": 16,
     "embedding_dim": 4,
@@ -41,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "micro_batch_size": 1,
     "g_learning_rate": 2.0e-3,
     "warmup": 4,
-    "adversarial_start": 8,
+    "adversarial_start": 5,
     "adversarial_ramp": 5,
     "discriminator_channels": 4,
     "discriminator_layers": 1,
@@ -51,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     "log_interval": 1,
     "progress": False,
 }
+DEVICE = os.environ.get("FAULTS_DEVICE", "cpu")  # of all trainings
 PHASES = {b"i": "start", b"w": "waiting for data", b"s": "step", b"c": "saving", b"e": "end of an epoch"}
 LOSSES, PHASE = "losses.jsonl", "phase"
 ENOUGH_SECONDS = 120.0
@@ -124,8 +126,10 @@ class Run:
 
     def __init__(self, data: Path, folder: Path, **settings: Any) -> None:
         self.data, self.folder = data, folder
+        if DEVICE == "cuda":  # so that a run can be compared bit for bit
+            settings = {"deterministic": True} | settings
         handler = {"_target_": "faults.training.Trace", "folder": str(folder)}
-        overlay = SETTINGS | settings | {"+train::handlers": [handler]}
+        overlay = SETTINGS | {"device": DEVICE} | settings | {"+train::handlers": [handler]}
         self.overlay = folder.with_suffix(".yaml")
         write_whole(self.overlay, yaml.safe_dump(overlay, sort_keys=False))
 
@@ -183,6 +187,12 @@ class Run:
                 found.append(tuple(json.loads(line)))
         return found
 
+    def curve(self) -> list[int]:
+        """Iterations at which TensorBoard draws the loss, in its order."""
+        events = EventAccumulator(str(self.folder / "tensorboard"), size_guidance={"scalars": 0})
+        events.Reload()
+        return [event.step for event in events.Scalars("loss/total")]
+
     def weights(self) -> str:
         """SHA-256 of the exported weights, and of all that the last checkpoint holds but its place."""
         last = sorted((self.folder / "checkpoints").glob("checkpoint_*.pt"))[-1]
@@ -191,13 +201,32 @@ class Run:
         return digest.hexdigest()
 
 
-def differences(run: Run, reference: Run) -> list[str]:
-    """How a run that was disturbed differs from one that was not; nothing, as promised."""
+def differences(run: Run, reference: Run, points: bool = True) -> list[str]:
+    """How a run that was disturbed differs from one that was not; nothing, as promised.
+
+    Args:
+        run: the one with faults.
+        reference: the one without.
+        points: whether TensorBoard has to have every point of the curve, or only no point twice and in order.
+    """
     expected = dict(reference.lives())
     found = [f"iteration {n}" for n, terms in run.lives() if not terms or expected.get(n) != terms]
     missing = expected.keys() - dict(run.lives()).keys()
     found += [f"iteration {iteration} is missing" for iteration in sorted(missing)]
-    return found + ([] if run.weights() == reference.weights() else ["final state"])
+    found += [] if run.weights() == reference.weights() else ["final state"]
+    curve = run.curve()
+    drawn = curve == sorted(expected) if points else curve == sorted(set(curve))
+    return found + ([] if drawn else [f"the curve in TensorBoard ({curve})"])
+
+
+def largest_difference(run: Run, other: Run) -> float:
+    """Of all terms of all iterations, relative to the larger of the two."""
+    gaps, others = [0.0], dict(other.lives())
+    for iteration, terms in run.lives():
+        for name, value in terms.items():
+            one, two = float.fromhex(value), float.fromhex(others[iteration][name])
+            gaps.append(abs(one - two) / max(abs(one), abs(two), 1e-30))
+    return max(gaps)
 
 
 def wait(pid: int, seconds: float = ENOUGH_SECONDS) -> int:

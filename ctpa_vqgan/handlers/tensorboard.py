@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -19,25 +20,32 @@ from ctpa_vqgan.report.columns import heading, show
 from ctpa_vqgan.report.montage import ERROR_MAX_HU, SHOWN
 from ctpa_vqgan.report.planes import PLANES, body_centre, plane_image
 
+SILENT_SECONDS = 60  # until a disk that was full is tried again
+
 
 class TensorBoardLog:
     """An event file that all logs of a run share, and the iteration they are at.
 
     Everything is drawn over iterations. A run that goes on after a stop draws on from there: what its predecessor wrote
     later than the checkpoint is hidden (TensorBoard's ``purge_step``), so curves do not fold back. A full disk costs
-    curves and a line, not the run.
+    points and a line, not the run.
 
     Args:
         log_dir: folder of the event files.
     """
 
     def __init__(self, log_dir: str | Path) -> None:
-        self.log_dir, self.iteration, self._full = str(log_dir), 0, False
+        self.log_dir, self.iteration, self._done_before = str(log_dir), 0, 0
+        self._silent_until = 0.0
 
     @cached_property
     def writer(self) -> SummaryWriter:
         """Opened at the first use, so that building a workflow writes nothing."""
-        return SummaryWriter(self.log_dir, purge_step=self.iteration + 1)
+        return SummaryWriter(self.log_dir, purge_step=self._done_before + 1)
+
+    def begin(self, iteration: int) -> None:
+        """Say how many iterations a run has done when it starts or goes on."""
+        self.iteration = self._done_before = iteration
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """A point of a curve."""
@@ -52,14 +60,17 @@ class TensorBoardLog:
         self._write(lambda: self.writer.flush())
 
     def _write(self, write: Callable[[], None]) -> None:
-        if self._full:
+        if time.monotonic() < self._silent_until:
             return
         try:
             write()
         except OSError as error:
-            self._full = True
+            # its thread is dead: a new writer, with a file of its own, goes on from here
+            self.__dict__.pop("writer", None)
+            self._done_before = self.iteration
+            self._silent_until = time.monotonic() + SILENT_SECONDS
             reason = error.strerror or error
-            say(f"{self.log_dir}: cannot be written ({reason}); no more curves until the run is started again")
+            say(f"{self.log_dir}: cannot be written ({reason}); no curves for {SILENT_SECONDS} s, training goes on")
 
 
 class TrainingLog:
@@ -78,9 +89,9 @@ class TrainingLog:
 
     def attach(self, engine: Engine) -> None:
         """Follow this trainer."""
-        engine.add_event_handler(TrainerEvents.RESUMED, self._begin)
+        engine.add_event_handler(TrainerEvents.RESUMED, lambda engine: self.log.begin(engine.state.iteration))
         engine.add_event_handler(Events.STARTED, self._plan)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
 
@@ -95,7 +106,7 @@ class TrainingLog:
             flush=True,
         )
 
-    def _begin(self, engine: Engine) -> None:
+    def _follow(self, engine: Engine) -> None:
         self.log.iteration = engine.state.iteration
 
     def _iteration(self, engine: Engine) -> None:
@@ -110,6 +121,7 @@ class TrainingLog:
                 add(f"learning_rate/{name}", optimizer.param_groups[0]["lr"], step)
         add("speed/patches_per_second", engine.patches_per_second, step)
         add("memory/peak_GiB", peak_memory_gib(engine.state.device), step)
+        self.log.flush()  # or a kill would take points with it that are older than the checkpoint
 
     def _epoch(self, engine: Engine) -> None:
         codes = engine.codes.summary()

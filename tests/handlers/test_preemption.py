@@ -1,6 +1,7 @@
 """Signals: the run saves what it did, leaves with its own exit code, and ends later as if nobody had stopped it."""
 
 import contextlib
+import itertools
 import os
 import runpy
 import shutil
@@ -72,7 +73,7 @@ def volume(item):
 
 
 class Training:
-    """A run of two epochs of two iterations with all handlers of the bundle, and a signal in one of the phases."""
+    """A run of two epochs of two iterations with the bundle's handlers, and a signal in one of the phases."""
 
     def __init__(self, folder, phase=None, number=None):
         self.phase, self.number, self.folder = phase, number, folder
@@ -81,11 +82,11 @@ class Training:
         self.ema, self.terms, self.samples = weight_ema(self.network, 0.9), {}, []
         optimizers = [torch.optim.AdamW(net.parameters(), lr=3e-3) for net in (self.network, self.discriminator)]
         self.state = {"network": self.network, "discriminator": self.discriminator, "ema": self.ema}
-        self.state |= {"g_optimizer": optimizers[0], "d_optimizer": optimizers[1], "ranking": self}
+        self.state |= {"g_optimizer": optimizers[0], "d_optimizer": optimizers[1]}
         self.log = TensorBoardLog(folder / "tensorboard")
         self.validator = SupervisedEvaluator(
             device="cpu",
-            val_data_loader=DataLoader(Patches(2), batch_size=1),
+            val_data_loader=DataLoader(Patches(1), batch_size=1),
             network=self.ema.module,
             inferer=VQGANInferer(roi_size=(SIDE,) * 3),
             key_val_metric={"psnr": PeakSignalToNoiseRatio(2.0, output_transform=from_engine(["pred", "image"]))},
@@ -93,8 +94,9 @@ class Training:
         )
         self.validator.add_event_handler(Events.ITERATION_COMPLETED, self.ask, "in validation")
         self.checkpoints = Checkpoints(
-            folder / "checkpoints", self.state, keep_last=9, keep_best=1, validator=self.validator
+            folder / "checkpoints", self.state, keep_last=9, keep_best=2, validator=self.validator
         )
+        self.checkpoints._score = self.ranked
         self.trainer = VQGANTrainer(
             device="cpu",
             max_epochs=2,
@@ -106,6 +108,7 @@ class Training:
             discriminator=self.discriminator,
             d_optimizer=optimizers[1],
             ema=self.ema,
+            adversarial_start=2,
         )
         add = self.trainer.add_event_handler
         add(Events.STARTED, self.ask, "before the first iteration")
@@ -131,8 +134,8 @@ class Training:
             return item
 
         transform = Compose([wait, prepare_patch((-1000.0, 1000.0))])
-        dataset = RandomPatchDataset(cases, volume, transform, (SIDE,) * 3, num_samples=2, seed=3)
-        return patch_loader(dataset, batch_size=2)
+        dataset = RandomPatchDataset(cases, volume, transform, (SIDE,) * 3, num_samples=1, seed=3)
+        return patch_loader(dataset, batch_size=1)
 
     def look(self, engine):
         self.terms[engine.state.iteration] = {name: float(value).hex() for name, value in engine.terms.items()}
@@ -144,13 +147,9 @@ class Training:
             number, self.number = self.number, None
             os.kill(os.getpid(), number)
 
-    def state_dict(self):
-        """As one of the objects that are saved: between ranking and saving."""
+    def ranked(self, engine):
         self.ask(phase="while ranking")
-        return {}
-
-    def load_state_dict(self, state):
-        pass
+        return Checkpoints._score(self.checkpoints, engine)
 
     def run(self):
         try:
@@ -208,34 +207,48 @@ def never_stopped(tmp_path_factory):
 # -- one signal --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
-@pytest.mark.parametrize("phase", PHASES)
-def test_a_signal_saves_and_leaves_and_the_run_ends_bit_for_bit_as_if_it_had_not_come(
-    tmp_path, never_stopped, signal_in_a_file, phase, number
-):
-    stopped = Training(tmp_path, phase, number)
-    signal_in_a_file(stopped)
-    before = [signal.getsignal(number) for number in CODES]
-    with pytest.raises(Stopped) as caught:
-        stopped.run()
-    assert [signal.getsignal(number) for number in CODES] == before
-    saved = PHASES[phase][1]
-    assert caught.value.code == CODES[number]
-    told = f"saved at iteration {saved}" if saved else "nothing new is saved"
-    assert str(caught.value) == f"{number.name}: {told}; the same command goes on"
-    files = stopped.checkpoints.files()
-    assert [load_sealed(file)["trainer"]["iteration"] for file in files][-1:] == ([saved] if saved else [])
-    assert not list(tmp_path.rglob(".*")), "no half file is left"
-    assert list(stopped.terms) == list(range(1, saved + 1)), "the step under way was finished, and no other begun"
+@pytest.fixture
+def stop(tmp_path, signal_in_a_file):
+    """Train until the signal comes, and look at what is left."""
 
+    def run(phase, number):
+        stopped, saved = Training(tmp_path, phase, number), PHASES[phase][1]
+        signal_in_a_file(stopped)
+        with pytest.raises(Stopped) as caught:
+            stopped.run()
+        assert caught.value.code == CODES[number]
+        told = f"saved at iteration {saved}" if saved else "nothing new is saved"
+        assert str(caught.value) == f"{number.name}: {told}; the same command goes on"
+        files = stopped.checkpoints.files()
+        assert [load_sealed(file)["trainer"]["iteration"] for file in files] == [saved] * bool(saved)
+        assert not list(tmp_path.rglob(".*")), "no half file is left"
+        assert list(stopped.terms) == list(range(1, saved + 1)), "the step under way was finished, and no other begun"
+        return stopped
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("phase", "number"), zip(PHASES, itertools.cycle([signal.SIGUSR1, signal.SIGINT])), ids=lambda value: str(value)
+)
+def test_each_signal_saves_what_is_done_and_leaves_with_its_own_code(stop, phase, number):
+    stop(phase, number)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_run_that_was_told_to_end_goes_on_bit_for_bit_as_if_it_had_not_been(tmp_path, never_stopped, stop, phase):
+    stopped = stop(phase, signal.SIGTERM)
     resumed = Training(tmp_path).run()
     assert resumed.everything() == never_stopped.everything()
     assert stopped.terms | resumed.terms == never_stopped.terms
-    assert list(resumed.terms) == list(range(saved + 1, 5))
-    assert stopped.samples[: 2 * saved] + resumed.samples == never_stopped.samples
-    assert resumed.curves() == never_stopped.curves(), "each point is there once"
-    same = [Path(run.folder, "model.pt.sha256").read_text() for run in (resumed, never_stopped)]
-    assert same[0] == same[1]
+    assert not stopped.terms.keys() & resumed.terms.keys(), "no step is done twice"
+    assert stopped.samples + resumed.samples == never_stopped.samples
+    seals = [Path(run.folder, "model.pt.sha256").read_text() for run in (resumed, never_stopped)]
+    assert seals[0] == seals[1]
+    found, expected = resumed.curves(), never_stopped.curves()
+    assert {tag: dict(points) for tag, points in found.items()} == {tag: dict(points) for tag, points in expected.items()}
+    for tag in ("loss/l1", "validation/psnr"):
+        assert found[tag] == expected[tag], "each point is there once"
 
 
 def test_what_was_compared_there_differs_where_anything_does(tmp_path, never_stopped):
@@ -247,15 +260,12 @@ def test_what_was_compared_there_differs_where_anything_does(tmp_path, never_sto
     assert other.terms != never_stopped.terms
     assert [step for step, _ in never_stopped.curves()["loss/l1"]] == [1, 2, 3, 4]
     assert [step for step, _ in never_stopped.curves()["validation/psnr"]] == [2, 4]
-    assert len(never_stopped.checkpoints.best) == 1
+    assert len(never_stopped.checkpoints.best) == 2
 
 
 @pytest.mark.parametrize(("phase", "due"), [("in validation", True), ("in export", False), ("while ranking", False)])
-def test_the_end_of_an_epoch_is_done_again_only_where_it_was_not_finished(tmp_path, signal_in_a_file, phase, due):
-    stopped = Training(tmp_path, phase, signal.SIGTERM)
-    signal_in_a_file(stopped)
-    with pytest.raises(Stopped):
-        stopped.run()
+def test_the_end_of_an_epoch_is_done_again_only_where_it_was_not_finished(tmp_path, stop, phase, due):
+    stopped = stop(phase, signal.SIGTERM)
     assert load_sealed(stopped.checkpoints.files()[-1])["trainer"]["epoch_end_due"] == due
     resumed = Training(tmp_path)
     validations = []
@@ -264,17 +274,17 @@ def test_the_end_of_an_epoch_is_done_again_only_where_it_was_not_finished(tmp_pa
     assert validations == ([2, 4] if due else [4])
 
 
-def small(folder, number=signal.SIGTERM, times=1, when=IterationEvents.BACKWARD_COMPLETED, iteration=2):
+def small(folder, number=signal.SIGTERM, times=1, save_interval=1):
     """A trainer of two iterations that gets the signal in the second."""
     trainer = make_trainer()
-    checkpoints = Checkpoints(folder, {"network": trainer.network}, save_interval=1)
+    checkpoints = Checkpoints(folder, {"network": trainer.network}, save_interval)
 
     def ask(engine):
-        if engine.state.iteration == iteration:
+        if engine.state.iteration == 2:
             for _ in range(times):
                 os.kill(os.getpid(), number)
 
-    trainer.add_event_handler(when, ask)
+    trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, ask)
     checkpoints.attach(trainer)
     Preemption(checkpoints).attach(trainer)
     return trainer, checkpoints
@@ -383,13 +393,14 @@ def test_a_process_forked_a_moment_ago_saves_nothing_and_ends(tmp_path):
     codes = []
 
     def fork(engine):
-        code, told = in_child(tmp_path, lambda: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60))
-        codes.append((code, told))
+        if engine.state.iteration == 1:
+            codes.append(in_child(tmp_path, lambda: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(60)))
 
-    trainer, _ = small(tmp_path / "checkpoints", times=0)
-    trainer.add_event_handler(Events.GET_BATCH_STARTED(once=2), fork)
+    trainer, _ = small(tmp_path / "checkpoints", times=0, save_interval=0)
+    trainer.add_event_handler(Events.GET_BATCH_STARTED, fork)
     trainer.run()
     assert codes == [(143, "")]
+    assert saved(tmp_path / "checkpoints") == [2]
 
 
 # -- SLURM -------------------------------------------------------------------------------------------------------------
@@ -402,7 +413,7 @@ def scontrol(tmp_path, monkeypatch):
 
     def make(code=0, **environment):
         write_program(programs / "scontrol", f'echo "$@" >> {notes}\necho "no such job" >&2\nexit {code}\n')
-        for name, value in {"SLURM_JOB_ID": "77", "PATH": str(programs)}.items() | environment.items():
+        for name, value in ({"SLURM_JOB_ID": "77", "PATH": str(programs)} | environment).items():
             monkeypatch.setenv(name, value)
         return lambda: notes.read_text().splitlines() if notes.is_file() else []
 
@@ -465,3 +476,149 @@ def test_usr1_outside_of_slurm_does_not_ask_for_scontrol(tmp_path, scontrol, mon
     monkeypatch.delenv("SLURM_JOB_ID")
     assert leave(tmp_path / "checkpoints").code == 138
     assert noted() == []
+
+
+# -- the whole command -------------------------------------------------------------------------------------------------
+
+TINY = """
+patch_size: [32, 32, 16]
+num_samples: 3
+channels: [4, 8]
+num_embeddings: 16
+codebook_init_steps: 1
+max_epochs: 6
+val_interval: 3
+batch_size: 2
+micro_batch_size: 2
+adversarial_start: 3
+discriminator_channels: 4
+discriminator_layers: 1
+progress: false
+"""
+
+
+@pytest.fixture(scope="module")
+def command(phantom_folder, tmp_path_factory):
+    """Words of a training of 18 iterations; the output folder comes last."""
+    tiny = tmp_path_factory.mktemp("overlay") / "tiny.yaml"
+    tiny.write_text(TINY)
+    overlays = ["--overlay", str(ROOT / "configs/smoke.yaml"), "--overlay", str(tiny)]
+    return ["train", "--data", str(phantom_folder), *overlays, "--output"]
+
+
+@pytest.fixture(scope="module")
+def weights(command, tmp_path_factory):
+    """SHA-256 of the weights that a training ends with that nobody stops."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, told = in_child(folder, lambda: main([*command, str(folder / "run")]))
+    assert code == 0, told
+    return (folder / "run/model.pt.sha256").read_text()
+
+
+def resume(command, folder, weights, iteration):
+    code, told = in_child(folder, lambda: main([*command, str(folder / "run")]))
+    assert code == 0, told
+    assert f"resumed at iteration {iteration} of 18" in told
+    assert (folder / "run/model.pt.sha256").read_text() == weights
+
+
+def test_the_command_ends_with_143_and_a_line_when_its_group_is_told_to_and_goes_on(tmp_path, command, weights):
+    """As a scheduler does it, while loader processes are at work."""
+    words = [sys.executable, "-m", "ctpa_vqgan", *command, str(tmp_path / "run"), "--set", "num_workers=2"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, start_new_session=True, cwd=ROOT, **pipes) as process:
+        told = list(itertools.takewhile(lambda line: not line.startswith("epoch 1:"), process.stderr))
+        os.killpg(process.pid, signal.SIGTERM)
+        told += process.stderr.readlines()
+        assert process.wait(60) == 143, told
+    with pytest.raises(ProcessLookupError):  # no loader process is left
+        os.killpg(process.pid, 0)
+    assert not any("Traceback" in line for line in told)
+    (iteration,) = [int(word) for word in told[-1].replace(";", "").split() if word.isdigit()]
+    assert told[-1] == f"SIGTERM: saved at iteration {iteration}; the same command goes on\n"
+    assert 3 <= iteration < 18
+    resume(command, tmp_path, weights, iteration)
+
+
+def signal_to_the_group(monkeypatch, number, iteration=5):
+    """Let the group get the signal in the middle of a step, in a child that is a group of its own."""
+    step = VQGANTrainer._apply
+
+    def asking(self, *arguments):
+        if self.state.iteration == iteration:
+            os.killpg(0, number)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(VQGANTrainer, "_apply", asking)
+
+
+def test_ctrl_c_at_a_terminal_reaches_loader_processes_too_and_saves_all_the_same(
+    tmp_path, command, weights, monkeypatch
+):
+    signal_to_the_group(monkeypatch, signal.SIGINT)
+    words = [*command, str(tmp_path / "run"), "--set", "num_workers=2"]
+    code, told = in_child(tmp_path, lambda: os.setsid() or main(words))
+    assert code == 130, told
+    assert told.splitlines()[-2:] == [
+        "SIGINT: finishing the step, then saving; once more to leave at once",
+        "SIGINT: saved at iteration 5; the same command goes on",
+    ]
+    assert "Traceback" not in told
+    monkeypatch.undo()
+    resume(command, tmp_path, weights, 5)
+
+
+def test_monais_own_command_leaves_with_the_same_code(tmp_path, command, weights, monkeypatch):
+    signal_to_the_group(monkeypatch, signal.SIGTERM)
+    bundle, files = ROOT / "bundles/ctpa_vqgan", [command[command.index("--overlay") + 1], command[-2]]
+    words = ["run", "training", "--config_file", str([str(bundle / "configs/train.yaml"), *files])]
+    words += ["--bundle_root", str(bundle), "--dataset_dir", command[2], "--output_dir", str(tmp_path / "run")]
+
+    def run():
+        os.setsid()
+        sys.argv[1:] = words
+        runpy.run_module("monai.bundle", run_name="__main__")
+
+    code, told = in_child(tmp_path, run)
+    assert code == 143, told
+    assert "Traceback" not in told
+    monkeypatch.undo()
+    resume(command, tmp_path, weights, 5)
+
+
+# -- the batch script --------------------------------------------------------------------------------------------------
+
+SCRIPT = ROOT / "docs/slurm_train.sh"
+
+
+def batch(folder, *words, code=0):
+    """Run the script as a batch job whose ``srun`` runs what it is given, with a ``python`` that notes its words."""
+    write_program(folder / "bin/srun", 'SLURM_PROCID=0 exec "$@"\n')
+    write_program(folder / "bin/python", f'printf "%s\\n" "$@" > {folder}/words\nexit {code}\n')
+    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
+    return subprocess.run([SCRIPT, *words], env=environment, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_batch_script_starts_a_training_and_passes_its_exit_code_on(tmp_path):
+    assert subprocess.run(["bash", "-n", SCRIPT]).returncode == 0
+    for code in (0, 138):
+        result = batch(tmp_path, "some data", "runs/first", "--set", "max_epochs=3", code=code)
+        assert (result.returncode, result.stderr) == (code, "")
+        module, package, *words = (tmp_path / "words").read_text().splitlines()
+        assert (module, package) == ("-m", "ctpa_vqgan")
+        options = _parser().parse_args(words)
+        assert (options.name, options.data, options.output) == ("train", "some data", "runs/first")
+        assert options.set == ["max_epochs=3"]
+
+
+def test_the_batch_script_says_how_it_is_used(tmp_path):
+    result = batch(tmp_path, "data")
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: sbatch docs/slurm_train.sh DATA OUTPUT")
+
+
+def test_the_batch_script_asks_slurm_for_a_signal_in_time_and_for_another_turn():
+    """SLURM reads its options up to the first line that is neither empty nor a comment."""
+    head = itertools.takewhile(lambda line: not line or line.startswith("#"), SCRIPT.read_text().splitlines())
+    options = [line.removeprefix("#SBATCH ") for line in head if line.startswith("#SBATCH ")]
+    assert {"--signal=USR1@300", "--requeue", "--open-mode=append", "--gres=gpu:1"} <= set(options)
