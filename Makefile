@@ -31,8 +31,12 @@ model: install
 test: lint
 	$(BIN)/python -m pytest
 
-# long campaigns: exact tiles over random networks and a million codes, memory over long volumes
+# long campaigns, less than an hour: faults put into trainings (writes docs/reliability.md), exact tiles over random
+# networks and a million codes, memory over long volumes
 soak: install
+	commit=$$(git describe --always --dirty=+ --exclude='*' 2>/dev/null); \
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability.py --commit "$$commit" --json docs/results/reliability.json
+	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/exact_tiling.py random --codes 1e6
 	$(BIN)/python benchmarks/stream_memory.py
 

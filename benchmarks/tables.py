@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md again from docs/results/*.json.
+"""Write the tables of docs/performance.md and docs/reliability.md again from docs/results/*.json.
 
     python benchmarks/tables.py [--check]
 
@@ -19,11 +19,13 @@ import patch_memory
 import quality
 import quantizer
 import reconstruction
+import reliability
 import startup
 import training_step
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "results"
+RELIABILITY_PAGE = ROOT / "docs" / "reliability.md"
 Table = tuple[str, Callable[[dict], str]]
 #: name of the region -> (file of numbers, what makes Markdown of its content)
 TABLES: dict[str, Table] = {
@@ -32,26 +34,28 @@ TABLES: dict[str, Table] = {
     for device in ("cpu", "cuda")
 }
 TABLES |= {script.__name__: (f"{script.__name__}.json", script.markdown) for script in (patch_memory, quality)}
+RELIABILITY: dict[str, Table] = {"reliability": ("reliability.json", reliability.markdown)}
+TARGETS = {"quality": "benchmarks/quality.py", "reliability": "make soak"}
 REGION = re.compile(r"<!-- table: (?P<name>\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
-def refreshed(page: str, results: Path = RESULTS) -> str:
+def refreshed(page: str, results: Path = RESULTS, tables: dict[str, Table] = TABLES) -> str:
     """The page with every region made anew.
 
     Raises:
-        ValueError: if a region has no entry in ``TABLES`` or an entry no region.
+        ValueError: if a region has no entry in ``tables`` or an entry no region.
     """
     found = [match["name"] for match in REGION.finditer(page)]
-    if sorted(found) != sorted(TABLES):
-        raise ValueError(f"the page has the tables {sorted(found)}, expected each of {sorted(TABLES)} once")
+    if sorted(found) != sorted(tables):
+        raise ValueError(f"the page has the tables {sorted(found)}, expected each of {sorted(tables)} once")
     return REGION.sub(lambda match: region(match["name"], results), page)
 
 
 def region(name: str, results: Path) -> str:
     """One table between its marks."""
-    file, markdown = TABLES[name]
+    file, markdown = (TABLES | RELIABILITY)[name]
     path = results / file
-    target = "make bench-gpu" if "cuda" in name else "benchmarks/quality.py" if name == "quality" else "make bench"
+    target = TARGETS.get(name, "make bench-gpu" if "cuda" in name else "make bench")
     text = f"Not measured: there is no `docs/results/{file}`; `{target}` writes it."
     if path.is_file():
         text = markdown(json.loads(path.read_text()))
@@ -59,15 +63,16 @@ def region(name: str, results: Path) -> str:
 
 
 def main() -> None:
-    """Rewrite the page, or tell whether it would change."""
+    """Rewrite the pages, or tell whether they would change."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
     options = parser.parse_args()
-    before = PAGE.read_text()
-    after = refreshed(before)
-    if options.check:
-        sys.exit(after != before)
-    PAGE.write_text(after)
+    for page, tables in ((PAGE, TABLES), (RELIABILITY_PAGE, RELIABILITY)):
+        before = page.read_text()
+        after = refreshed(before, tables=tables)
+        if options.check and after != before:
+            sys.exit(1)
+        page.write_text(after)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""The tables of docs/performance.md come from docs/results and nowhere else."""
+"""The tables of docs/performance.md and docs/reliability.md come from docs/results and nowhere else."""
 
 import pytest
 import tables
 
 
-def test_the_page_is_what_the_numbers_make_it():
-    page = tables.PAGE.read_text()
-    assert page == tables.refreshed(page), "run python benchmarks/tables.py"
+@pytest.mark.parametrize(
+    ("path", "entries"), [(tables.PAGE, tables.TABLES), (tables.RELIABILITY_PAGE, tables.RELIABILITY)]
+)
+def test_a_page_is_what_the_numbers_make_it(path, entries):
+    page = path.read_text()
+    assert page == tables.refreshed(page, tables=entries), "run python benchmarks/tables.py"
 
 
 def test_a_file_of_numbers_becomes_its_table_and_leaves_the_rest(smoke):

@@ -34,18 +34,19 @@ from ctpa_vqgan.trainer import VQGANTrainer, weight_ema
 
 ROOT = Path(__file__).parents[2]
 CODES = {signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGINT: 130}
-# what the run does when the signal comes, the iteration that is counted then, and the one that is saved
+# what the run does when the signal comes, the iteration that is counted then and saved, and those with a validation
+# when it goes on: an epoch's end that was not reached is done again as a whole
 PHASES = {
-    "before the first iteration": (0, 0),
-    "at the first moment of a step": (1, 1),
-    "in the middle of a step": (1, 1),
-    "in the last step of an epoch": (2, 2),
-    "while waiting for data": (1, 1),
-    "while waiting for an epoch's first data": (2, 2),
-    "in validation": (2, 2),
-    "in export": (2, 2),
-    "while ranking": (2, 2),
-    "while saving": (2, 2),
+    "before the first iteration": (0, [2, 4]),
+    "at the first moment of a step": (1, [2, 4]),
+    "in the middle of a step": (1, [2, 4]),
+    "in the last step of an epoch": (2, [2, 4]),
+    "while waiting for data": (1, [2, 4]),
+    "while waiting for an epoch's first data": (2, [4]),
+    "in validation": (2, [2, 4]),
+    "in export": (2, [4]),
+    "while ranking": (2, [4]),
+    "while saving": (2, [4]),
 }
 
 
@@ -80,6 +81,7 @@ class Training:
         self.due_at = PHASES[phase][0] if phase else None
         self.network, self.discriminator = make_network(init_steps=1), make_discriminator()
         self.ema, self.terms, self.samples = weight_ema(self.network, 0.9), {}, []
+        self.validated = []
         optimizers = [torch.optim.AdamW(net.parameters(), lr=3e-3) for net in (self.network, self.discriminator)]
         self.state = {"network": self.network, "discriminator": self.discriminator, "ema": self.ema}
         self.state |= {"g_optimizer": optimizers[0], "d_optimizer": optimizers[1]}
@@ -92,6 +94,7 @@ class Training:
             key_val_metric={"psnr": PeakSignalToNoiseRatio(2.0, output_transform=from_engine(["pred", "image"]))},
             val_handlers=[ValidationLog(self.log, max_cases=0)],
         )
+        self.validator.add_event_handler(Events.STARTED, lambda: self.validated.append(self.trainer.state.iteration))
         self.validator.add_event_handler(Events.ITERATION_COMPLETED, self.ask, "in validation")
         self.checkpoints = Checkpoints(
             folder / "checkpoints", self.state, keep_last=9, keep_best=2, validator=self.validator
@@ -170,6 +173,10 @@ class Training:
         return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
+def values_of(curves):
+    return {tag: dict(points) for tag, points in curves.items()}
+
+
 def flat(value, name=""):
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -212,7 +219,7 @@ def stop(tmp_path, signal_in_a_file):
     """Train until the signal comes, and look at what is left."""
 
     def run(phase, number):
-        stopped, saved = Training(tmp_path, phase, number), PHASES[phase][1]
+        stopped, saved = Training(tmp_path, phase, number), PHASES[phase][0]
         signal_in_a_file(stopped)
         with pytest.raises(Stopped) as caught:
             stopped.run()
@@ -239,6 +246,7 @@ def test_each_signal_saves_what_is_done_and_leaves_with_its_own_code(stop, phase
 def test_a_run_that_was_told_to_end_goes_on_bit_for_bit_as_if_it_had_not_been(tmp_path, never_stopped, stop, phase):
     stopped = stop(phase, signal.SIGTERM)
     resumed = Training(tmp_path).run()
+    assert resumed.validated == PHASES[phase][1]
     assert resumed.everything() == never_stopped.everything()
     assert stopped.terms | resumed.terms == never_stopped.terms
     assert not stopped.terms.keys() & resumed.terms.keys(), "no step is done twice"
@@ -246,7 +254,7 @@ def test_a_run_that_was_told_to_end_goes_on_bit_for_bit_as_if_it_had_not_been(tm
     seals = [Path(run.folder, "model.pt.sha256").read_text() for run in (resumed, never_stopped)]
     assert seals[0] == seals[1]
     found, expected = resumed.curves(), never_stopped.curves()
-    assert {tag: dict(points) for tag, points in found.items()} == {tag: dict(points) for tag, points in expected.items()}
+    assert values_of(found) == values_of(expected)
     for tag in ("loss/l1", "validation/psnr"):
         assert found[tag] == expected[tag], "each point is there once"
 
@@ -261,17 +269,6 @@ def test_what_was_compared_there_differs_where_anything_does(tmp_path, never_sto
     assert [step for step, _ in never_stopped.curves()["loss/l1"]] == [1, 2, 3, 4]
     assert [step for step, _ in never_stopped.curves()["validation/psnr"]] == [2, 4]
     assert len(never_stopped.checkpoints.best) == 2
-
-
-@pytest.mark.parametrize(("phase", "due"), [("in validation", True), ("in export", False), ("while ranking", False)])
-def test_the_end_of_an_epoch_is_done_again_only_where_it_was_not_finished(tmp_path, stop, phase, due):
-    stopped = stop(phase, signal.SIGTERM)
-    assert load_sealed(stopped.checkpoints.files()[-1])["trainer"]["epoch_end_due"] == due
-    resumed = Training(tmp_path)
-    validations = []
-    resumed.validator.add_event_handler(Events.STARTED, lambda: validations.append(resumed.trainer.state.iteration))
-    resumed.run()
-    assert validations == ([2, 4] if due else [4])
 
 
 def small(folder, number=signal.SIGTERM, times=1, save_interval=1):
@@ -486,7 +483,7 @@ num_samples: 3
 channels: [4, 8]
 num_embeddings: 16
 codebook_init_steps: 1
-max_epochs: 6
+max_epochs: 3
 val_interval: 3
 batch_size: 2
 micro_batch_size: 2
@@ -499,7 +496,7 @@ progress: false
 
 @pytest.fixture(scope="module")
 def command(phantom_folder, tmp_path_factory):
-    """Words of a training of 18 iterations; the output folder comes last."""
+    """Words of a training of 9 iterations; the output folder comes last."""
     tiny = tmp_path_factory.mktemp("overlay") / "tiny.yaml"
     tiny.write_text(TINY)
     overlays = ["--overlay", str(ROOT / "configs/smoke.yaml"), "--overlay", str(tiny)]
@@ -515,16 +512,17 @@ def weights(command, tmp_path_factory):
     return (folder / "run/model.pt.sha256").read_text()
 
 
-def resume(command, folder, weights, iteration):
+def resume(command, folder, weights):
     code, told = in_child(folder, lambda: main([*command, str(folder / "run")]))
     assert code == 0, told
-    assert f"resumed at iteration {iteration} of 18" in told
+    assert "resumed at iteration 5 of 9" in told
     assert (folder / "run/model.pt.sha256").read_text() == weights
 
 
-def test_the_command_ends_with_143_and_a_line_when_its_group_is_told_to_and_goes_on(tmp_path, command, weights):
+def test_the_command_ends_with_143_and_a_line_when_its_group_is_told_to_and_goes_on(tmp_path, command):
     """As a scheduler does it, while loader processes are at work."""
-    words = [sys.executable, "-m", "ctpa_vqgan", *command, str(tmp_path / "run"), "--set", "num_workers=2"]
+    words = [*command, str(tmp_path / "run"), "--set", "num_workers=2", "--set", "val_interval=1000", "--set"]
+    words = [sys.executable, "-m", "ctpa_vqgan", *words, "max_epochs=1000"]  # so many that the signal is in time
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, start_new_session=True, cwd=ROOT, **pipes) as process:
         told = list(itertools.takewhile(lambda line: not line.startswith("epoch 1:"), process.stderr))
@@ -536,8 +534,11 @@ def test_the_command_ends_with_143_and_a_line_when_its_group_is_told_to_and_goes
     assert not any("Traceback" in line for line in told)
     (iteration,) = [int(word) for word in told[-1].replace(";", "").split() if word.isdigit()]
     assert told[-1] == f"SIGTERM: saved at iteration {iteration}; the same command goes on\n"
-    assert 3 <= iteration < 18
-    resume(command, tmp_path, weights, iteration)
+    assert iteration >= 3
+    epochs = iteration // 3 + 1
+    code, told = in_child(tmp_path, lambda: main([*words[3:-1], f"max_epochs={epochs}"]))
+    assert code == 0, told
+    assert f"resumed at iteration {iteration} of {3 * epochs}" in told
 
 
 def signal_to_the_group(monkeypatch, number, iteration=5):
@@ -565,7 +566,7 @@ def test_ctrl_c_at_a_terminal_reaches_loader_processes_too_and_saves_all_the_sam
     ]
     assert "Traceback" not in told
     monkeypatch.undo()
-    resume(command, tmp_path, weights, 5)
+    resume(command, tmp_path, weights)
 
 
 def test_monais_own_command_leaves_with_the_same_code(tmp_path, command, weights, monkeypatch):
@@ -583,7 +584,7 @@ def test_monais_own_command_leaves_with_the_same_code(tmp_path, command, weights
     assert code == 143, told
     assert "Traceback" not in told
     monkeypatch.undo()
-    resume(command, tmp_path, weights, 5)
+    resume(command, tmp_path, weights)
 
 
 # -- the batch script --------------------------------------------------------------------------------------------------
