@@ -189,7 +189,7 @@ def test_a_process_may_die_before_its_first_batch_and_as_it_starts(cases):
 
 
 def test_restarts_leave_no_open_file_and_no_process(cases):
-    batches = patch_loader(make(cases, num_samples=6), BATCH, num_workers=2)
+    batches = patch_loader(make(cases, num_samples=16), BATCH, num_workers=2)
     gc.collect()
     open_files = []
     for _ in range(3):
