@@ -32,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.function(options) or 0
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt:
         hint = RESUMES.get(options.name, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -53,6 +54,8 @@ __all__ = [
     "trusted_precision",
     "window_precision",
 ]
+
+SHARES = ("val_fraction", "ema_decay", "codebook_decay")
 
 logger = logging.getLogger(__name__)
 
@@ -155,9 +158,17 @@ def budget_bytes(memory_gb: float | None) -> int | None:
 
 
 def cases_told(dataset: RandomPatchDataset | GridPatches) -> str:
-    """Which cases a run trains on, for its checkpoints: how many, and a hash of their names in order."""
-    names = "\n".join(case["case"] for case in dataset.cases)
-    return f"{len(dataset.cases)} cases, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
+    """Which cases a run trains on, for its checkpoints: how many, and a hash of names and sizes in order, not of paths.
+
+    Of a DICOM series the number of its files counts.
+    """
+    digest = hashlib.sha256()
+    for case in dataset.cases:
+        image, size = case["image"], 0
+        with contextlib.suppress(OSError):  # a file that is not there is the loader's affair
+            size = os.path.getsize(image) if isinstance(image, str) else len(image)
+        digest.update(f"{case['case']}\n{size}\n".encode())
+    return f"{len(dataset.cases)} cases, {digest.hexdigest()[:12]}"
 
 
 def first_cases(source: str, val_fraction: float, number: int) -> list[Case]:
@@ -204,13 +215,15 @@ def check_knobs(
     precision: str,
     channels: Sequence[int],
     numbers: Mapping[str, float],
+    seed: int = 0,
+    stitch_device: torch.device | str | None = None,
     memory_gb: float | None = None,
     **counts: int,
 ) -> None:
     """Refuse settings that cannot work, before any data is read.
 
-    ``numbers`` must not be negative, ``memory_gb`` must be more than nothing if it is set, ``counts`` are whole and at
-    least 1.
+    ``numbers`` must not be negative, those of :data:`SHARES` less than 1 too; ``memory_gb`` must be more than nothing
+    if it is set; ``counts`` are whole and at least 1.
 
     Raises:
         UserError: names the knob, what was expected and what was found.
@@ -223,6 +236,12 @@ def check_knobs(
             raise UserError(
                 f"{name}: expected a number that is not negative, found {value!r} (in YAML 1.0e-4, not 1e-4)"
             )
+        if name in SHARES and not value < 1:
+            raise UserError(f"{name}: expected at least 0 and less than 1, found {value}")
+    if not numbers.get("max_grad_norm", 1):
+        raise UserError("max_grad_norm: expected more than 0, found 0: nothing would be learned; 1.0e9 clips nothing")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise UserError(f"seed: expected a whole number from 0 to {2**32 - 1}, found {seed!r}")
     real = isinstance(memory_gb, (int, float)) and not isinstance(memory_gb, bool)
     if memory_gb is not None and not (real and 0 < memory_gb < math.inf):
         raise UserError(f"memory_gb: expected null or a number of gigabytes above 0, found {memory_gb!r}")
@@ -243,10 +262,11 @@ def check_knobs(
     pair = isinstance(hu_window, (list, tuple)) and all(isinstance(v, (int, float)) for v in hu_window)
     if not pair or len(hu_window) != 2 or hu_window[0] >= hu_window[1]:
         raise UserError(f"hu_window: expected [low, high] in HU with low < high, found {hu_window!r}")
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UserError(f"device: expected cpu, cuda or cuda:<number>, found {device!r}") from error
+    for name, place in (("stitch_device", stitch_device or "cpu"), ("device", device)):
+        try:
+            kind = torch.device(place).type
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"{name}: expected cpu, cuda or cuda:<number>, found {place!r}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {device} was asked for, but PyTorch finds no CUDA GPU; set device to cpu")
     if kind == "cuda" and (torch.device(device).index or 0) >= (number := torch.cuda.device_count()):

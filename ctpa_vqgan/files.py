@@ -12,6 +12,8 @@ from typing import ClassVar
 
 from ctpa_vqgan.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
@@ -38,7 +40,8 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{path}: could not be written ({reason}); free some space, older files are intact") from error
+        way_out = "free some space" if error.errno in FULL else "check the disk and its rights"
+        raise UserError(f"{path}: could not be written ({reason}); {way_out}, older files are intact") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -64,12 +67,22 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove what :func:`whole` was writing when its process was killed; of a folder that nobody writes to now."""
+    """Remove what :func:`whole` was writing when its process was killed."""
     for path in Path(folder).glob(".*"):
         owner = path.name[1:].partition(".")[0]
-        if owner.isdigit() and path.is_file():
+        if owner.isdigit() and path.is_file() and not _lives(int(owner)):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()
 
 
 class Claim:

@@ -8,33 +8,46 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.files import whole, write_whole
+from ctpa_vqgan.out_of_memory import is_out_of_memory
 
 
 class Damaged(UserError):
     """A file is not what was once written."""
 
 
-def save_sealed(content: Any, path: str | os.PathLike) -> str:
+class Unsealed(UserError):
+    """A file has no SHA-256 beside it: nothing is known to be wrong with it, nor that it is right."""
+
+
+def save_sealed(content: Any, path: str | os.PathLike, finite: bool = True) -> str:
     """Write with ``torch.save``, read back, and only then give the file its name; an older one stays until then.
 
     Args:
         content: tensors, numbers, texts, lists and dicts: what ``torch.load(weights_only=True)`` reads.
         path: of the file; ``<path>.sha256`` goes beside it.
+        finite: refuse tensors with numbers that are not finite.
 
     Returns:
         The SHA-256, in hexadecimal digits.
 
     Raises:
+        BadNumbers: names the tensors that hold a number that is not finite.
         UserError: if the disk does not take it, or gives something else back.
     """
     path = Path(path)
+    if finite and (bad := list(not_finite(content))):
+        raise BadNumbers(
+            f"{path}: not written: {', '.join(bad[:3])} holds numbers that are not finite ({len(bad)} tensors); "
+            "an older file stays"
+        )
     with whole(path) as temporary:
         digest = _save(content, temporary)
         if (found := sha256_of(temporary)) != digest:
@@ -51,28 +64,50 @@ def load_sealed(path: str | os.PathLike) -> Any:
     """Read what :func:`save_sealed` wrote, to the CPU, by ``weights_only=True``.
 
     Raises:
-        Damaged: if the checksum is absent or another, or PyTorch cannot read the file.
+        Damaged: if its SHA-256 is another, or it is no plain PyTorch file.
+        Unsealed: if there is no SHA-256 beside it.
+        OSError: if it cannot be read at all, now.
     """
     check_seal(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise  # that says nothing of the file
         raise Damaged(f"{path}: damaged, or no plain PyTorch file ({type(error).__name__})") from error
+
+
+def not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Names of the tensors, at any depth, that hold a number that is not finite."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            yield name
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from not_finite(item, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from not_finite(item, f"{name}.{number}")
 
 
 def check_seal(path: str | os.PathLike) -> None:
     """Compare a file with the SHA-256 beside it.
 
     Raises:
-        Damaged: if they differ, or there is none.
+        Damaged: if they differ.
+        Unsealed: if there is no SHA-256.
+        UserError: if there is no such file.
+        OSError: if it cannot be read.
     """
     path = Path(path)
     if not path.is_file():
-        raise Damaged(f"{path}: no such file")
-    if not (named := _named(path)):
-        raise Damaged(f"{path}: expected its SHA-256 in {seal_of(path).name}, found none")
-    if (found := sha256_of(path)) not in named:
-        raise Damaged(f"{path}: damaged: expected the SHA-256 {named[0][:12]}..., found {found[:12]}...")
+        raise UserError(f"{path}: no such file")
+    if not seal_of(path).is_file():
+        raise Unsealed(f"{path}: expected its SHA-256 in {seal_of(path).name}, found none; copy that file too")
+    named, found = _named(path), sha256_of(path)
+    if found not in named:
+        expected = f"{named[0][:12]}..." if named else "of sha256sum"
+        raise Damaged(f"{path}: damaged: expected the SHA-256 {expected}, found {found[:12]}...; copy it again")
 
 
 def seal_of(path: str | os.PathLike) -> Path:

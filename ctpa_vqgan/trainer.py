@@ -174,6 +174,7 @@ class VQGANTrainer(Trainer):
         self.micro_batch_size, self.max_grad_norm, self.hu_window = micro_batch_size, max_grad_norm, tuple(hu_window)
         self.adversarial_start, self.adversarial_ramp = adversarial_start, adversarial_ramp
         self.max_bad_steps, self.skipped_steps, self.bad_in_a_row = max_bad_steps, 0, 0
+        self._size_that_fits: int | None = None  # set when memory ran out with micro_batch_size
         self.bf16 = uses_bf16(self.state.device, precision)
         self._to_compile = compile
         self.inferer = inferer or SimpleInferer()
@@ -196,8 +197,10 @@ class VQGANTrainer(Trainer):
             self.fire_event(TrainerEvents.RESUMED)
             if self.epoch_end_due:
                 self.fire_event(Events.EPOCH_COMPLETED)
+                self.epoch_end_due = False
             if self.state.iteration < total:
                 Workflow.run(self)  # not Trainer.run: it makes a gradient scaler, which bf16 does not need
+                self.epoch_end_due = False
             else:  # ignite would begin anew
                 self.fire_event(Events.COMPLETED)
         finally:
@@ -209,7 +212,7 @@ class VQGANTrainer(Trainer):
             "iteration": self.state.iteration,
             "epoch_length": self.state.epoch_length,
             "epoch_end_due": self.epoch_end_due,
-            "micro_batch_size": self.micro_batch_size,
+            "micro_batch_size": self._size_that_fits,
             "skipped_steps": self.skipped_steps,
             "bad_in_a_row": self.bad_in_a_row,
             "terms": dict(self.terms),
@@ -221,7 +224,8 @@ class VQGANTrainer(Trainer):
         self.state.iteration = state_dict["iteration"]
         self.state.epoch = self.state.iteration // self.state.epoch_length
         self.epoch_end_due = state_dict["epoch_end_due"]
-        self.micro_batch_size = min(self.micro_batch_size, state_dict["micro_batch_size"])
+        if (size := state_dict["micro_batch_size"]) is not None:
+            self._size_that_fits, self.micro_batch_size = size, min(self.micro_batch_size, size)
         self.skipped_steps, self.bad_in_a_row = state_dict["skipped_steps"], state_dict["bad_in_a_row"]
         self.terms = dict(state_dict["terms"])
         self.codes.load_state_dict(state_dict["codes"])
@@ -229,8 +233,9 @@ class VQGANTrainer(Trainer):
     # -- one iteration -------------------------------------------------------------------------------------------
 
     def _begin_epoch(self) -> None:
-        if self.state.iteration % self.state.epoch_length == 0:  # else a resumed run goes on counting
-            self.codes.reset()
+        self.epoch_end_due = False
+        if not self.state.epoch_length or self.state.iteration % self.state.epoch_length == 0:
+            self.codes.reset()  # else a resumed run goes on counting
         self._clock = time.perf_counter()  # the speed counts waiting for data, not validation
         dataset = getattr(self.data_loader, "dataset", None)
         if hasattr(dataset, "start_at"):
@@ -279,7 +284,8 @@ class VQGANTrainer(Trainer):
             self._apply(sums, seen, bool(weight))
         began, self._clock = self._clock, time.perf_counter()
         self.patches_per_second = len(images) / (self._clock - began)
-        self.epoch_end_due = self.state.iteration % self.state.epoch_length == 0
+        length = self.state.epoch_length  # None in the first epoch of data that do not tell
+        self.epoch_end_due = bool(length) and self.state.iteration % length == 0
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
@@ -315,7 +321,7 @@ class VQGANTrainer(Trainer):
             # here the error is gone, and what it held on to
             self._zero_grad()
             release_memory()
-            self.micro_batch_size = size // 2
+            self.micro_batch_size = self._size_that_fits = size // 2
             say(
                 f"iteration {self.state.iteration}: memory ran out with micro_batch_size={size}; going on with "
                 f"{self.micro_batch_size}, still {len(images)} patches a step"

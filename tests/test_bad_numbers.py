@@ -12,7 +12,7 @@ from ctpa_vqgan import replay
 from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.handlers import BadSteps, Checkpoints
 from ctpa_vqgan.sealed import load_sealed
-from ctpa_vqgan.trainer import weight_ema
+from ctpa_vqgan.trainer import _on_any_rank, weight_ema
 
 PLACES = ("input voxel", "reconstruction", "perceptual", "adversarial", "discriminator", "codebook")
 BAD = 4  # iteration of the first bad number, of 8
@@ -120,7 +120,7 @@ def test_a_single_bad_number_costs_its_step_and_nothing_else(tmp_path, capsys, p
 @pytest.mark.parametrize("place", PLACES)
 def test_bad_numbers_that_stay_end_the_run_before_they_reach_the_weights(tmp_path, place, precision):
     training = Training(tmp_path, precision, place, always=True)
-    with pytest.raises(BadNumbers, match="the 3th step in a row") as error:
+    with pytest.raises(BadNumbers, match="3 steps in a row with numbers") as error:
         training.trainer.run()
     assert error.value.exit_code == 4
     assert training.trainer.state.iteration == BAD + 2
@@ -208,6 +208,26 @@ def test_a_replay_of_something_else_is_refused(tmp_path):
         replay.replay(training.trainer, training.checkpoints, str(training.checkpoints.files()[-1]))
     with pytest.raises(UserError, match="no such file"):
         replay.replay(training.trainer, training.checkpoints, str(tmp_path / "none.pt"))
+
+
+def test_a_dump_that_cannot_be_written_does_not_hide_why_the_run_ends(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise UserError("no space left")
+
+    monkeypatch.setattr("ctpa_vqgan.handlers.bad_steps.save_sealed", full)
+    with pytest.raises(BadNumbers, match="there is no dump of it: no space left"):
+        Training(tmp_path, place="perceptual", always=True).trainer.run()
+
+
+def test_ranks_agree_over_a_process_group(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        assert [_on_any_rank(flag, torch.device("cpu")) for flag in (False, True)] == [False, True]
+        training = Training(tmp_path, place="input voxel")
+        training.trainer.run()
+        assert training.trainer.skipped_steps == 1
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_bad_number_on_another_rank_skips_the_step_here_too(tmp_path, monkeypatch):

@@ -149,8 +149,17 @@ def test_a_run_that_goes_on_may_change_how_long_and_how_it_is_watched_and_nothin
 
 # what a run may change when it goes on: where things lie, how it is watched, what only stops it, and how validation
 # fits the device
-FREE_KNOBS = {"bundle_root", "dataset_dir", "input", "output_dir", "ckpt_path", "device", "num_workers", "loader_timeout"}
-FREE_KNOBS |= {"max_epochs", "max_bad_share", "max_bad_steps", "sw_batch_size", "stitch_device", "memory_gb"}
+FREE_KNOBS = {
+    "bundle_root",
+    "dataset_dir",
+    "input",
+    "output_dir",
+    "ckpt_path",
+    "device",
+    "num_workers",
+    "loader_timeout",
+}
+FREE_KNOBS |= {"loader_timeout", "max_epochs", "max_bad_share", "max_bad_steps", "sw_batch_size", "stitch_device", "memory_gb"}
 FREE_KNOBS |= {"val_interval", "num_val_cases", "save_interval", "save_minutes", "keep_last", "keep_best"}
 FREE_KNOBS |= {"log_interval", "progress", "allow_changed", "replay_path"}
 
@@ -588,6 +597,15 @@ def test_cases_before_a_file_that_is_no_ct_keep_their_scores(phantom_folder, not
         ("init_path=nowhere.pt", "nowhere.pt: no such weights"),
         ("lpips_path=nowhere.pt", "lpips_path: expected a file of VGG16 and LPIPS weights, found none at nowhere.pt"),
         ("val_fraction=1.5", "val_fraction: expected at least 0 and less than 1, found 1.5"),
+        ("ema_decay=2.0", "ema_decay: expected at least 0 and less than 1, found 2.0"),
+        ("codebook_decay=1.0", "codebook_decay: expected at least 0 and less than 1, found 1.0"),
+        ("max_grad_norm=0", "max_grad_norm: expected more than 0, found 0"),
+        ("seed=-1", "seed: expected a whole number from 0 to"),
+        ("stitch_device=tpu", "stitch_device: expected cpu, cuda or cuda:<number>, found 'tpu'"),
+        ("device=[cpu]", "device: expected cpu, cuda or cuda:<number>, found ['cpu']"),
+        ("keep_last=0", "keep_last: expected a whole number of at least 1, found 0"),
+        ("save_minutes=-1", "save_minutes: expected a number that is not negative, found -1"),
+        ("loader_timeout=-1", "loader_timeout: expected a number that is not negative, found -1"),
     ],
 )
 def test_a_knob_that_cannot_work(fails, phantom_folder, setting, message):
@@ -633,7 +651,8 @@ def test_missing_weights(fails, phantom_folder, tmp_path, command):
 
 
 def test_weights_of_another_network(fails, phantom_folder, trained, tmp_path):
-    (tmp_path / "model.pt").write_bytes((trained / "model.pt").read_bytes())  # without its model.yaml
+    for name in ("model.pt", "model.pt.sha256"):  # without their model.yaml
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
     message = fails(
         "inference", "--data", phantom_folder, "--checkpoint", tmp_path / "model.pt", "--set", "channels=[8, 8]"
     )

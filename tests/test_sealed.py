@@ -1,6 +1,7 @@
 """A file is the one that was written, or it is refused; a kill at any moment leaves one that is good."""
 
 import errno
+import math
 import os
 import random
 import resource
@@ -12,8 +13,17 @@ import pytest
 import torch
 
 from ctpa_vqgan import sealed
-from ctpa_vqgan.errors import UserError
-from ctpa_vqgan.sealed import Damaged, check_seal, load_sealed, save_sealed, seal_of, sha256_of
+from ctpa_vqgan.errors import BadNumbers, UserError
+from ctpa_vqgan.sealed import (
+    Damaged,
+    Unsealed,
+    check_seal,
+    load_sealed,
+    not_finite,
+    save_sealed,
+    seal_of,
+    sha256_of,
+)
 
 CONTENT = {"weights": torch.arange(500.0), "deep": {"list": [1, 2.5, "text", None, True]}}
 
@@ -51,17 +61,42 @@ def test_every_flipped_bit_is_found(path):
 
 def test_every_truncation_is_found(path):
     whole, draw = path.read_bytes(), random.Random(1)
-    for length in [0, 1, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(20))]:
+    for length in [1, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(20))]:
         path.write_bytes(whole[:length])
         with pytest.raises(Damaged):
             load_sealed(path)
 
 
-@pytest.mark.parametrize("seal", [None, b"", b"nonsense", b"\xff\xfe", b"0" * 64 + b"  another.pt\n"])
-def test_a_file_without_its_checksum_is_refused(path, seal):
-    seal_of(path).unlink() if seal is None else seal_of(path).write_bytes(seal)
-    with pytest.raises(Damaged, match=r"expected its SHA-256 in state\.pt\.sha256, found none"):
+@pytest.mark.parametrize("seal", [b"", b"nonsense", b"\xff\xfe", b"0" * 64 + b"  another.pt\n"])
+def test_a_checksum_that_is_none_is_damage(path, seal):
+    seal_of(path).write_bytes(seal)
+    with pytest.raises(Damaged, match=r"state\.pt: damaged: expected the SHA-256 of sha256sum, found"):
         check_seal(path)
+
+
+def test_a_file_without_its_checksum_is_refused_but_not_called_damaged(path):
+    seal_of(path).unlink()
+    with pytest.raises(Unsealed, match=r"expected its SHA-256 in state\.pt\.sha256, found none; copy that file too"):
+        load_sealed(path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])
+def test_an_error_that_says_nothing_of_the_file_passes_as_it_is(path, monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        load_sealed(path)
+
+
+def test_numbers_that_are_not_finite_are_refused_by_name_unless_they_are_wanted(path):
+    content = {"deep": [torch.zeros(2), {"weights": torch.tensor([1.0, math.nan])}]}
+    with pytest.raises(BadNumbers, match=r"state\.pt: not written: deep\.1\.weights holds numbers that are not finite"):
+        save_sealed(content, path)
+    assert torch.equal(load_sealed(path)["weights"], CONTENT["weights"])
+    save_sealed(content, path, finite=False)
+    assert list(not_finite(load_sealed(path))) == ["deep.1.weights"]
 
 
 def test_a_file_that_pytorch_cannot_read_is_refused_though_its_checksum_fits(path):

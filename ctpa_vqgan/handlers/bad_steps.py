@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ignite.engine import Engine
 
-from ctpa_vqgan.errors import BadNumbers
+from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.handlers.checkpoints import Checkpoints
 from ctpa_vqgan.handlers.tensorboard import TensorBoardLog
@@ -41,9 +41,13 @@ class BadSteps:
             return
         path = self.folder / NAME.format(engine.state.iteration)
         batch = {name: value for name, value in engine.state.batch.items() if name != "unreadable"}
-        save_sealed({**self.checkpoints.any_content(engine), "batch": batch}, path)
+        try:
+            save_sealed({**self.checkpoints.content(engine), "batch": batch}, path, finite=False)
+            look = f"to look into it, the same command with replay instead of train and --dump {path}"
+        except UserError as error:
+            look = f"there is no dump of it: {error}"
         raise BadNumbers(
-            f"iteration {engine.state.iteration}: the {engine.bad_in_a_row}th step in a row with numbers that are not "
-            f"finite; lower g_learning_rate or train with precision=float32; to look into it, the same command with "
-            f"replay instead of train and --dump {path}"
+            f"iteration {engine.state.iteration}: {engine.bad_in_a_row} steps in a row with numbers that are not "
+            "finite; go on with a lower g_learning_rate and allow_changed=[g_learning_rate], or with precision=float32 "
+            f"and allow_changed=[precision]; {look}"
         )

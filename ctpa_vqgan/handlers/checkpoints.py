@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -13,13 +14,12 @@ from ignite.engine import Engine, Events
 
 from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.events import TrainerEvents
-from ctpa_vqgan.files import Claim, remove_leftovers
+from ctpa_vqgan.files import Claim, remove_leftovers, write_whole
 from ctpa_vqgan.handlers.export import plain
 from ctpa_vqgan.progress import say
-from ctpa_vqgan.sealed import Damaged, load_sealed, save_sealed, seal_of
+from ctpa_vqgan.sealed import Damaged, Unsealed, load_sealed, save_sealed, seal_of
 
-PATTERN = "checkpoint_{:09d}.pt"
-# objects whose state a checkpoint holds but which this version does not know, or the other way round, do not fit
+PATTERN, NAME = "checkpoint_{:09d}.pt", re.compile(r"checkpoint_\d{9}\.pt")
 POSITION = ("trainer", "random", "knobs", "best")
 
 
@@ -28,7 +28,8 @@ class Checkpoints:
 
     Attach it last: its file of an epoch says that validation, export and the like of that epoch are done. Files are
     written by :func:`~ctpa_vqgan.sealed.save_sealed`; one that the disk does not take costs a line, and training goes
-    on to the next. A damaged file is set aside, and the one before it is taken. Two runs in one folder are refused.
+    on to the next. A damaged file is set aside, and the one before it is taken; where there is none, the run does not
+    begin anew by itself. Two runs in one folder are refused.
 
     Args:
         folder: where ``checkpoint_<iteration>.pt`` files go.
@@ -74,6 +75,7 @@ class Checkpoints:
     def attach(self, engine: Engine) -> None:
         """Resume this trainer before it starts, and save while it runs."""
         engine.add_event_handler(TrainerEvents.RESUMING, self.resume)
+        engine.add_event_handler(TrainerEvents.RESUMED, self._try_disk)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, self._complain)
@@ -97,9 +99,9 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         try:
             save_sealed(self.content(engine), path)
+        except BadNumbers:
+            raise
         except UserError as error:
-            if isinstance(error, BadNumbers):
-                raise
             self.failure = error
             say(f"{error}; training goes on, the next checkpoint is tried in its turn")
             return False
@@ -112,32 +114,18 @@ class Checkpoints:
         return True
 
     def content(self, engine: Engine) -> dict[str, Any]:
-        """All that a checkpoint holds.
-
-        Raises:
-            BadNumbers: names the tensors that hold a number that is not finite.
-        """
-        content = self.any_content(engine)
-        if bad := list(_not_finite(content)):
-            raise BadNumbers(
-                f"iteration {engine.state.iteration}: {', '.join(bad[:3])} holds numbers that are not finite "
-                f"({len(bad)} tensors); no checkpoint is made of that, the one before stays"
-            )
-        return content
-
-    def any_content(self, engine: Engine) -> dict[str, Any]:
-        """The same, finite or not."""
+        """All that a checkpoint holds."""
         here = {"trainer": engine.state_dict(), "random": _random_state(), "knobs": self.knobs, "best": self.best}
         return {**here, **{name: item.state_dict() for name, item in self.state.items()}}
 
     def files(self) -> list[Path]:
-        """Checkpoints in the folder, oldest first."""
-        return sorted(self.folder.glob(PATTERN.replace("{:09d}", "*")))
+        """Checkpoints in the folder, oldest first; files of similar names are not ours."""
+        return sorted(path for path in self.folder.glob("checkpoint_*.pt") if NAME.fullmatch(path.name))
 
     def _iteration(self, engine: Engine) -> None:
         by_number = self.save_interval and engine.state.iteration % self.save_interval == 0
         by_clock = self.save_minutes and time.monotonic() - self._saved_at >= 60 * self.save_minutes
-        if (by_number or by_clock) and engine.state.iteration % engine.state.epoch_length:
+        if (by_number or by_clock) and not getattr(engine, "epoch_end_due", False):
             self.save(engine)  # the end of an epoch has its own
 
     def _epoch(self, engine: Engine) -> None:
@@ -164,30 +152,41 @@ class Checkpoints:
         if self._claim is not None:
             self._claim.release()
 
+    def _try_disk(self, engine: Engine) -> None:
+        """Refuse a folder that never takes a byte now, not after days."""
+        probe = self.folder / "probe"
+        write_whole(probe, "")
+        probe.unlink()
+
     # -- resuming ------------------------------------------------------------------------------------------------
 
     def resume(self, engine: Engine) -> None:
         """Load the newest good checkpoint, if there is one, and let the trainer go on from there.
 
         Raises:
-            UserError: if no file is good, it does not fit this run, or another process is at work in the folder.
+            UserError: if there are files but no good one, it does not fit this run, or another process is at work in
+                the folder.
         """
         self._claim = Claim(self.folder)
         remove_leftovers(self.folder)
-        if not (files := self.files()):
-            return
-        for path in reversed(files):
+        for path in reversed(self.files()):
             try:
                 content = load_sealed(path)
                 break
             except Damaged as error:
-                say(f"{error}; trying the checkpoint before it")
+                say(f"{error}; it is set aside, trying the checkpoint before it")
                 _set_aside(path)
+            except Unsealed as error:
+                say(f"{error}; trying the checkpoint before it")
+            except OSError as error:
+                say(f"{path}: cannot be read now ({error.strerror or error}); trying the checkpoint before it")
         else:
-            raise UserError(
-                f"{self.folder}: none of {len(files)} checkpoints can be read, they are set aside as *.damaged; "
-                "start again to train from the beginning"
-            )
+            if found := [*self.files(), *self.folder.glob("checkpoint_*.pt.damaged")]:
+                raise UserError(
+                    f"{self.folder}: expected a checkpoint to go on from, found none that is good ({found[-1].name}, "
+                    "see above); mend that, or choose a new output_dir to train from the beginning"
+                )
+            return
         self.restore(engine, content, path)
         done, total = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
         self._saved = done, bool(getattr(engine, "epoch_end_due", False))
@@ -238,19 +237,6 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Set
     return [f"{name}={before[name]}, now {now[name]}" for name in shared if before[name] != now[name]]
 
 
-def _not_finite(value: Any, name: str = "") -> Any:
-    """Names of tensors with a number that is not finite."""
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            yield name
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _not_finite(item, f"{name}.{key}".lstrip("."))
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from _not_finite(item, f"{name}.{number}")
-
-
 def _random_state() -> list[torch.Tensor]:
     """Of PyTorch's global generators: the package draws nothing from them, a loss or a handler of the user may."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
@@ -263,7 +249,8 @@ def _set_random_state(states: list[torch.Tensor]) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    """Rename a damaged file: it may be of use to someone, but not to this run."""
+    """Rename a damaged file and its checksum: they may be of use to someone, but not to this run."""
+    aside = path.with_name(f"{path.name}.damaged")
     with contextlib.suppress(OSError):
-        path.replace(path.with_name(f"{path.name}.damaged"))
-        seal_of(path).unlink(missing_ok=True)
+        path.replace(aside)
+        seal_of(path).replace(seal_of(aside))

@@ -10,12 +10,12 @@ import torch
 import yaml
 from ignite.engine import Engine, Events
 
-from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.events import TrainerEvents
-from ctpa_vqgan.files import write_whole
+from ctpa_vqgan.files import remove_leftovers, write_whole
 from ctpa_vqgan.networks.quantizers import TRAINING_STATE
 from ctpa_vqgan.progress import say
-from ctpa_vqgan.sealed import check_seal, load_sealed, save_sealed, seal_of
+from ctpa_vqgan.sealed import check_seal, load_sealed, not_finite, save_sealed, seal_of
 
 
 class ModelExport:
@@ -36,6 +36,7 @@ class ModelExport:
 
     def attach(self, engine: Engine) -> None:
         """Write after every epoch; for a run that was finished before, what is not there."""
+        engine.add_event_handler(TrainerEvents.RESUMED, lambda engine: remove_leftovers(self.folder))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, self._complain)
         engine.add_event_handler(TrainerEvents.NOTHING_LEFT, self._complete)
@@ -44,6 +45,7 @@ class ModelExport:
         """Write all three.
 
         Raises:
+            BadNumbers: if the weights are not finite; older ones stay.
             UserError: if the disk does not take them.
         """
         save_sealed(inference_weights(self.network), self.folder / "model.pt")
@@ -55,6 +57,8 @@ class ModelExport:
         self.failure = None
         try:
             self.save()
+        except BadNumbers:
+            raise
         except UserError as error:
             self.failure = error
             say(f"{error}; training goes on, the weights are written after the next epoch")
@@ -86,7 +90,7 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> torch.nn.Module:
     """Load inference weights into a network; where their SHA-256 lies beside them, it has to fit.
 
     Raises:
-        UserError: if the file is absent, damaged, or made for another network.
+        UserError: if the file is absent, damaged, made for another network, or holds numbers that are not finite.
     """
     if not Path(path).is_file():
         raise UserError(
@@ -94,10 +98,14 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> torch.nn.Module:
         )
     if seal_of(path).is_file():
         check_seal(path)
+    else:
+        say(f"{path}: has no {seal_of(path).name} beside it, so damage would not show")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: damaged, or no plain weights file ({type(error).__name__}); copy it again") from error
+    if bad := list(not_finite(weights)):
+        raise UserError(f"{path}: {bad[0]} holds numbers that are not finite; take the weights of another run")
     try:
         network.load_state_dict(weights, strict=True)
     except Exception as error:

@@ -93,7 +93,9 @@ class Preemption:
         code = 128 + asked
         if asked == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ and _put_back():
             what, code = f"{what}, the job is put back into the queue", 0
-        raise Stopped(code, f"{asked.name}: {what}; the same command goes on")
+        told = f"{asked.name}: {what}; the same command goes on"
+        say(told)
+        raise Stopped(code, told)
 
 
 def _runs(modules: Sequence[str], frame: FrameType | None) -> bool:

@@ -89,11 +89,20 @@ class TrainingLog:
 
     def attach(self, engine: Engine) -> None:
         """Follow this trainer."""
-        engine.add_event_handler(TrainerEvents.RESUMED, lambda engine: self.log.begin(engine.state.iteration))
+        engine.add_event_handler(TrainerEvents.RESUMED, self._resume)
         engine.add_event_handler(Events.STARTED, self._plan)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+
+    def _resume(self, engine: Engine) -> None:
+        if engine.epoch_end_due:  # it may have been drawn in part: the last iteration is drawn anew, with all of that
+            self.log.begin(engine.state.iteration - 1)
+            self.log.iteration = engine.state.iteration
+            if engine.state.iteration % self.interval == 0:
+                self._iteration(engine)
+        else:
+            self.log.begin(engine.state.iteration)
 
     def _plan(self, engine: Engine) -> None:
         state, network = engine.state, engine.network
@@ -119,7 +128,8 @@ class TrainingLog:
         for name, optimizer in (("generator", engine.g_optimizer), ("discriminator", engine.d_optimizer)):
             if optimizer is not None:
                 add(f"learning_rate/{name}", optimizer.param_groups[0]["lr"], step)
-        add("speed/patches_per_second", engine.patches_per_second, step)
+        if engine.patches_per_second:  # not of an iteration that is drawn anew
+            add("speed/patches_per_second", engine.patches_per_second, step)
         add("memory/peak_GiB", peak_memory_gib(engine.state.device), step)
         self.log.flush()  # or a kill would take points with it that are older than the checkpoint
 

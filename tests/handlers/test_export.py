@@ -6,7 +6,7 @@ import yaml
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.handlers import ModelExport, inference_weights, load_weights
 from ctpa_vqgan.networks import VQGAN, VectorQuantizer
@@ -127,9 +127,23 @@ def test_weights_that_do_not_fit_their_sha256_are_refused(exported, trained):
         load_weights(trained, exported / "model.pt")
 
 
-def test_weights_without_a_sha256_load_as_they_are(exported, trained):
+def test_weights_without_a_sha256_load_and_a_line_says_that_they_are_not_checked(exported, trained, capsys):
     (exported / "model.pt.sha256").unlink()
     load_weights(trained, exported / "model.pt")
+    assert "has no model.pt.sha256 beside it, so damage would not show" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(exported, trained, tmp_path):
+    before = (exported / "model.pt").read_bytes()
+    good = trained.encoder[1].weight.detach().clone()
+    trained.encoder[1].weight.data[0] = float("nan")
+    with pytest.raises(BadNumbers, match=r"model\.pt: not written: encoder\.1\.weight holds numbers"):
+        ModelExport(exported, trained, KNOBS).save()
+    assert (exported / "model.pt").read_bytes() == before
+    torch.save(inference_weights(trained), tmp_path / "bad.pt")
+    trained.encoder[1].weight.data = good
+    with pytest.raises(UserError, match=r"bad\.pt: encoder\.1\.weight holds numbers that are not finite"):
+        load_weights(trained, tmp_path / "bad.pt")
 
 
 def test_missing_weights_are_named_with_a_way_out(tmp_path, trained):

@@ -159,6 +159,9 @@ class Training:
             self.trainer.run()
         finally:
             self.log.writer.close()
+            # readers go by names, and those of files of one process and second are out of order from the tenth on
+            for file in self.folder.glob("tensorboard/events.out.tfevents.*.*"):
+                file.rename(file.with_name(f"events.out.tfevents.{time.monotonic_ns():020d}"))
         return self
 
     def everything(self):
@@ -171,10 +174,6 @@ class Training:
         events.Reload()
         tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith(("speed", "memory"))]
         return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
-
-
-def values_of(curves):
-    return {tag: dict(points) for tag, points in curves.items()}
 
 
 def flat(value, name=""):
@@ -253,10 +252,7 @@ def test_a_run_that_was_told_to_end_goes_on_bit_for_bit_as_if_it_had_not_been(tm
     assert stopped.samples + resumed.samples == never_stopped.samples
     seals = [Path(run.folder, "model.pt.sha256").read_text() for run in (resumed, never_stopped)]
     assert seals[0] == seals[1]
-    found, expected = resumed.curves(), never_stopped.curves()
-    assert values_of(found) == values_of(expected)
-    for tag in ("loss/l1", "validation/psnr"):
-        assert found[tag] == expected[tag], "each point is there once"
+    assert resumed.curves() == never_stopped.curves(), "each point is there once"
 
 
 def test_what_was_compared_there_differs_where_anything_does(tmp_path, never_stopped):
@@ -291,11 +287,14 @@ def saved(folder):
     return [load_sealed(file)["trainer"]["iteration"] for file in sorted(folder.glob("checkpoint_*.pt"))]
 
 
-def test_a_step_is_finished_and_a_line_says_what_is_waited_for(tmp_path, capsys):
+def test_a_line_says_that_the_step_is_finished_first_and_another_what_was_saved(tmp_path, capsys):
     trainer, _ = small(tmp_path)
     with pytest.raises(Stopped):
         trainer.run()
-    assert capsys.readouterr().err == "SIGTERM: finishing the step, then saving; once more to leave at once\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "SIGTERM: finishing the step, then saving; once more to leave at once",
+        "SIGTERM: saved at iteration 2; the same command goes on",
+    ]
     assert saved(tmp_path) == [1, 2]
 
 
@@ -582,6 +581,7 @@ def test_monais_own_command_leaves_with_the_same_code(tmp_path, command, weights
 
     code, told = in_child(tmp_path, run)
     assert code == 143, told
+    assert told.splitlines()[-1] == "SIGTERM: saved at iteration 5; the same command goes on"
     assert "Traceback" not in told
     monkeypatch.undo()
     resume(command, tmp_path, weights)
