@@ -1,5 +1,7 @@
 """What tests share: one small phantom, and threads that do not fight over two cores."""
 
+import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,16 @@ def phantom_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
     write_phantom_dataset(folder, 3, (48, 44, 40), (7.5, 8.0, 9.0), seed=5)
     return folder
+
+
+@pytest.fixture(scope="module")
+def python_as_it_was():
+    """A workflow sets up logging and a hook for errors, as befits a process of its own."""
+    loggers = [logging.getLogger(name) for name in (None, "monai", "ignite")]
+    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    hook = sys.excepthook
+    yield
+    sys.excepthook = hook
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)

@@ -1,7 +1,6 @@
 """The real bundle with a small overlay, from files to weights to reconstructions, and all that it refuses."""
 
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -43,18 +42,7 @@ progress: false
 log_interval: 1
 """
 
-
-@pytest.fixture(autouse=True, scope="module")
-def python_as_it_was():
-    """A workflow sets up logging and a hook for errors, as befits a process of its own."""
-    loggers = [logging.getLogger(name) for name in (None, "monai", "ignite")]
-    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
-    hook = sys.excepthook
-    yield
-    sys.excepthook = hook
-    for logger, handlers, level in before:
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
+pytestmark = pytest.mark.usefixtures("python_as_it_was")
 
 
 def run(*arguments):

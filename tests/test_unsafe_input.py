@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import logging
 import os
 import pickle
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -49,18 +47,7 @@ HOSTILE = {
     "no text": b"\xff\xfe".decode(errors="surrogateescape"),
 }
 
-
-@pytest.fixture(autouse=True)
-def python_as_it_was():
-    """A workflow sets up logging and a hook for errors, as befits a process of its own."""
-    loggers = [logging.getLogger(name) for name in (None, "monai", "ignite")]
-    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
-    hook = sys.excepthook
-    yield
-    sys.excepthook = hook
-    for logger, handlers, level in before:
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
+pytestmark = pytest.mark.usefixtures("python_as_it_was")
 
 
 def run(command, *arguments, **settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import random
 import signal
@@ -189,6 +190,7 @@ class Run:
 
     def curve(self) -> list[int]:
         """Iterations at which TensorBoard draws the loss, in its order."""
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of each restart
         events = EventAccumulator(str(self.folder / "tensorboard"), size_guidance={"scalars": 0})
         events.Reload()
         return [event.step for event in events.Scalars("loss/total")]
