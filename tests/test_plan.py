@@ -1,9 +1,14 @@
 """What is foretold of a training is what a training takes."""
 
+import contextlib
+import functools
+import io
 import json
 import subprocess
 import sys
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +23,9 @@ from ctpa_vqgan.plan.memory import RandomBatches, make_parts, make_trainer
 TINY = [
     "device=cpu",
     "patch_size=[32,32,32]",
-    "channels=[8,16]",
+    "factor=[2,2,2]",
+    "channels=[16]",
+    "num_res_blocks=[0,0]",
     "num_embeddings=64",
     "embedding_dim=4",
     "batch_size=1",
@@ -27,14 +34,33 @@ TINY = [
     "discriminator_layers=1",
 ]
 WITHOUT = ["loss_weights::adversarial=0", "loss_weights::feature_matching=0"]  # discriminators
+BLOCKS = "num_res_blocks=[1,1]"
 WITHIN = 0.15
 CASES = {
-    "with discriminators": (["batch_size=3"], True),
-    "checkpointing": (["checkpointing=true"], False),
-    "micro-batches of 2": (["batch_size=3", "micro_batch_size=2"], False),
-    "two codebooks": (["quantizer=residual"], False),
-    "no codebook": (["quantizer=fsq", "fsq_levels=[5,5,5]", "embedding_dim=3"], False),
+    "with discriminators": (("batch_size=3",), True),
+    "checkpointing": ((BLOCKS, "checkpointing=true"), False),
+    "micro-batches of 2": (("batch_size=3", "micro_batch_size=2"), False),
+    "two codebooks": (("quantizer=residual",), False),
+    "two levels and no codebook": (
+        ("factor=[4,4,4]", "channels=[8,16]", BLOCKS, "quantizer=fsq", "fsq_levels=[5,5,5]", "embedding_dim=3"),
+        False,
+    ),
 }
+
+
+@functools.cache
+def counted(discriminators, *settings):
+    """Memory of a step with these settings besides ``TINY``, counted once for all tests."""
+    return step_memory(TrainingConfig(settings=[*TINY, *settings]).parser(), "cpu", "float32", discriminators)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """What the command prints and writes for ``TINY`` with the discriminators at work, steps tried."""
+    file, words = tmp_path_factory.mktemp("plan") / "plan.json", [word for s in TINY for word in ("--set", s)]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["plan", *words, "--num-volumes", "20", "--calibrate", "--json", str(file)]) == 0
+    return printed.getvalue(), json.loads(file.read_text())
 
 
 def measured(parser, discriminators):
@@ -72,9 +98,8 @@ def measured(parser, discriminators):
 
 @pytest.mark.parametrize(("settings", "discriminators"), CASES.values(), ids=CASES)
 def test_memory_is_that_of_real_steps(settings, discriminators):
-    config = TrainingConfig(settings=TINY + settings)
-    planned = step_memory(config.parser(), "cpu", "float32", discriminators)
-    peak, saved = measured(config.parser(), discriminators)
+    planned = counted(discriminators, *settings)
+    peak, saved = measured(TrainingConfig(settings=[*TINY, *settings]).parser(), discriminators)
     assert planned.peak == pytest.approx(peak, rel=WITHIN)
     assert planned.activations == pytest.approx(saved, rel=WITHIN)
 
@@ -88,38 +113,40 @@ def test_memory_is_what_cuda_allocates():
 
 def test_counting_leaves_the_next_real_step_as_it_was():
     config = TrainingConfig(settings=TINY)
-    losses = []
-    for _ in range(2):
+
+    def loss():
         torch.manual_seed(0)
         parser = config.parser()
         trainer = make_trainer(make_parts(parser), RandomBatches(1, (1, 1, 16, 16, 16)), parser, "cpu", "bf16", False)
         trainer.run()
-        losses.append(trainer.terms["loss"])
-        step_memory(config.parser(), "cuda", "bf16", False)
-    assert losses[0] == losses[1]
+        return trainer.terms["loss"]
+
+    before = loss()
+    step_memory(config.parser(), "cuda", "bf16", False)
+    assert loss() == before
 
 
 def test_checkpointing_and_bf16_take_less_and_larger_micro_batches_more():
-    config = TrainingConfig(settings=TINY)
-    plain = config.memory(False)
-    assert config.memory(False, checkpointing=True).activations < 0.8 * plain.activations
-    assert step_memory(config.parser(), "cuda", "bf16", False).activations < 0.75 * plain.activations
-    two = config.memory(False, batch_size=2, micro_batch_size=2)
+    plain, blocks = counted(False), counted(False, BLOCKS)
+    assert counted(False, BLOCKS, "checkpointing=true").activations < 0.8 * blocks.activations
+    bf16 = step_memory(TrainingConfig(settings=[*TINY, BLOCKS]).parser(), "cuda", "bf16", False)
+    assert bf16.activations < 0.75 * blocks.activations
+    two = counted(False, "batch_size=3", "micro_batch_size=2")
     assert two.activations == pytest.approx(2 * plain.activations, rel=0.05)
 
 
-def test_the_parts_are_those_of_the_config():
-    config = TrainingConfig(settings=TINY)
-    memory, parts = config.memory(True), make_parts(config.parser())
+def test_the_parts_are_those_of_the_config(calibrated):
+    memory, parts = calibrated[1]["memory"], make_parts(TrainingConfig(settings=TINY).parser())
     learnt = sum(4 * p.numel() for module in (parts.network, parts.discriminator) for p in module.parameters())
-    assert memory.gradients == learnt
-    assert memory.optimizer == pytest.approx(2 * learnt, rel=0.02)  # and a counter of steps for every tensor
-    assert memory.weights > learnt, "the codebook too"
-    assert memory.peak > memory.weights + memory.gradients + memory.optimizer + memory.ema + memory.activations
+    assert memory["gradients"] == learnt
+    # and a counter of steps for every tensor
+    assert memory["optimizer"] == pytest.approx(2 * learnt, rel=0.02)
+    assert memory["weights"] > learnt, "the codebook too"
+    assert memory["peak"] > sum(memory[p] for p in ("weights", "gradients", "optimizer", "ema", "activations"))
 
 
-def test_the_disk_is_what_torch_writes(tmp_path):
-    plan = make_plan(settings=TINY, num_volumes=2)
+def test_the_disk_is_what_torch_writes(tmp_path, calibrated):
+    plan = calibrated[1]
     parts = make_parts(TrainingConfig(settings=TINY).parser())
     trainer_parser = TrainingConfig(settings=TINY).parser()
     make_trainer(parts, RandomBatches(1, (1, 1, 32, 32, 32)), trainer_parser, "cpu", "float32", True).run()
@@ -148,16 +175,37 @@ def counted_easily(monkeypatch):
     monkeypatch.setattr(config_module, "step_memory", easily)
 
 
+def write_volume(path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((48, 44, 40), np.int16), np.diag([7.5, 8, 9, 1])), path)
+
+
 @pytest.mark.parametrize("sampling", ["random", "grid"])
-def test_steps_of_a_data_set_are_those_of_its_patches(phantom_folder, sampling, counted_easily):
+def test_steps_of_a_data_set_are_those_of_its_patches(tmp_path, sampling, counted_easily):
+    for name in "abc":
+        write_volume(tmp_path / f"{name}.nii")
     settings = [*TINY, "num_samples=5", "max_epochs=3", "batch_size=3", "stride=[16,16,16]"]
-    amount = make_plan(data=str(phantom_folder), settings=[*settings, f"patch_sampling={sampling}"])["amount"]
+    amount = make_plan(data=str(tmp_path), settings=[*settings, f"patch_sampling={sampling}"])["amount"]
     # 48 x 44 x 40 voxels: 2 x 2 x 2 windows of 32
     patches = 2 * (5 if sampling == "random" else 8)
     assert (amount["volumes"], amount["training_volumes"], amount["patches_per_epoch"]) == (3, 2, patches)
     assert amount["steps_per_epoch"] == -(-patches // 3)
     assert amount["steps"] == 3 * amount["steps_per_epoch"]
     assert (amount["voxels"], amount["data_bytes"]) == (3 * 48 * 44 * 40, 2 * 3 * 48 * 44 * 40)
+
+
+def test_so_many_patches_that_nobody_could_list_them_are_counted(tmp_path, counted_easily):
+    write_volume(tmp_path / "a.nii")
+    settings = [*TINY, "num_samples=1000000000000"]
+    assert make_plan(data=str(tmp_path), settings=settings)["amount"]["steps_per_epoch"] == 10**12
+    assert make_plan(settings=settings, num_volumes=3)["amount"]["steps_per_epoch"] == 2 * 10**12
+
+
+def test_a_knob_may_refer_to_another(tmp_path, counted_easily):
+    (tmp_path / "overlay.yaml").write_text("micro_batch_size: '@batch_size'\nnum_samples: '@max_epochs'\n")
+    settings = [*TINY, "batch_size=4", "max_epochs=7"]
+    plan = make_plan(overlays=[tmp_path / "overlay.yaml"], settings=settings, num_volumes=3)
+    assert plan["knobs"]["micro_batch_size"] == 4
+    assert plan["amount"]["patches_per_epoch"] == 2 * 7
 
 
 def test_without_data_typical_volumes_are_assumed(counted_easily):
@@ -197,12 +245,9 @@ def test_a_device_too_small_for_one_patch_is_told_what_other_knobs_bring(counted
     assert "peak measured not measured needs --calibrate and CUDA" in lines
 
 
-def test_the_command_prints_and_writes_and_times_real_steps(tmp_path, capsys):
-    settings = TINY
-    words = [word for setting in settings for word in ("--set", setting)]
-    assert main(["plan", *words, "--num-volumes", "20", "--calibrate", "--json", str(tmp_path / "plan.json")]) == 0
-    printed, plan = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
-    peak, _ = measured(TrainingConfig(settings=settings).parser(), True)
+def test_the_command_prints_and_writes_and_times_real_steps(calibrated):
+    printed, plan = calibrated
+    peak, _ = measured(TrainingConfig(settings=TINY).parser(), True)
     assert plan["memory"]["peak"] == pytest.approx(peak, rel=WITHIN)
     alone, joined = plan["trials"]
     assert (alone["steps"], joined["steps"]) == (1, plan["amount"]["steps"] - 1)
@@ -220,13 +265,31 @@ def test_the_command_prints_and_writes_and_times_real_steps(tmp_path, capsys):
         (["--device-gb", "0"], "--device-gb"),
         (["--num-volumes", "1"], "--num-volumes"),
         (["--data", "nowhere"], "no such file or folder"),
+        (["--overlay", "nope.yaml"], "nope.yaml: no such config file"),
+        (["--set", "val_fraction=1.5"], "val_fraction: expected at least 0 and less than 1"),
+        (["--set", "patch_size=[4096,4096,4096]"], "(4096, 4096, 4096) voxels"),
+        (["--set", "device=tpu9"], "device: expected cpu, cuda or cuda:<number>, found 'tpu9'"),
+        (["--set", "device=meta"], "device: expected cpu, cuda"),
+        (["--set", "device=[0]"], "device: expected cpu, cuda"),
+        (["--calibrate", "--set", "device=cuda:99"], "device: cuda:99 was asked for"),
     ],
 )
 def test_what_does_not_fit_is_one_line(arguments, message, capsys):
     assert main(["plan", "--set", "channels=[4,8]", *arguments]) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    (error,) = capsys.readouterr().err.strip().splitlines()
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.parametrize("option", ["--data", "--bundle"])
+def test_a_path_that_monai_would_run_as_code_is_refused(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = "$open('ran', 'w')"
+    assert main(["plan", option, code]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {option} {code}: expected a path, found code by its first letter; write ./ before it\n"
+    )
+    assert not (tmp_path / "ran").exists()
 
 
 def test_help_loads_nothing_heavy():

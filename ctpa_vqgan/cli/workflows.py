@@ -80,7 +80,7 @@ def run_workflow(
     """
     workflow = WORKFLOWS[name]
     for option, value in {"--data": data, "--output": output, "--checkpoint": checkpoint, "--bundle": bundle}.items():
-        _check_plain(option, value)
+        check_plain(option, value)
     root = find_bundle(bundle)
     configs = [root / "configs" / config for config in workflow.configs]
     known = known_knobs(configs)
@@ -100,8 +100,12 @@ def run_workflow(
     _run(workflow.run_id, [str(f) for f in files], root, overrides)
 
 
-def _check_plain(option: str, value: str | None) -> None:
-    """Refuse a name that MONAI would take for an expression, a reference or a macro."""
+def check_plain(option: str, value: str | None) -> None:
+    """Refuse a name that MONAI would take for an expression, a reference or a macro.
+
+    Raises:
+        UserError: names the option.
+    """
     if value and value[0] in "$@%":
         raise UserError(f"{option} {value}: expected a path, found code by its first letter; write ./ before it")
 

@@ -91,7 +91,8 @@ class _Patches:
         steps = Compose(transform).flatten().transforms
         self.scaler = next((step for step in reversed(steps) if isinstance(step, WindowHUd)), None)
         # every patch of an epoch: its case, and its number among those of the case
-        self.pairs = np.array([(case, n) for case, count in enumerate(counts) for n in range(count)]).reshape(-1, 2)
+        numbers = [np.arange(count) for count in counts]
+        self.pairs = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate(numbers)], axis=1)
         self._order: tuple[int, np.ndarray] | None = None
 
     @property

@@ -38,7 +38,7 @@ def amount_of(parser: ConfigParser, data: str | None, num_volumes: int) -> Amoun
 
     Args:
         parser: of train.yaml with its overlays.
-        data: as for training; only headers are read.
+        data: as for training, a path and no expression; only headers are read.
         num_volumes: of 512 x 512 x 604 voxels, without ``data``.
 
     Raises:
@@ -54,9 +54,10 @@ def amount_of(parser: ConfigParser, data: str | None, num_volumes: int) -> Amoun
             per_volume = len(grid_windows(TYPICAL_SIZE, parser["patch_size"], stride))
         patches = training * per_volume
     else:
-        parser["dataset_dir"] = data
+        per_volume = parser["num_samples"] if parser["patch_sampling"] == "random" else 1
+        parser["dataset_dir"], parser["num_samples"] = data, 1  # patches of one kind need not be listed to be counted
         dataset = parser.get_parsed_content("train::dataset")
-        patches, training = dataset.num_patches, len(dataset.cases)
+        patches, training = dataset.num_patches * per_volume, len(dataset.cases)
         cases = find_cases(data)
         volumes, voxels = len(cases), sum(_voxels(case["image"]) for case in cases)
     per_epoch = math.ceil(patches / parser["batch_size"])

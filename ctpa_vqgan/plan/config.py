@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from monai.bundle import ConfigParser
 from ctpa_vqgan.bundle import check_discriminators
 from ctpa_vqgan.cli.knobs import checked, known_knobs, parse_setting, read_yaml
 from ctpa_vqgan.cli.workflows import find_bundle
+from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.plan.memory import StepMemory, step_memory
 
 
@@ -32,16 +34,17 @@ class TrainingConfig:
         self.root = find_bundle(bundle)
         train = self.root / "configs/train.yaml"
         known = known_knobs([train])
-        self.content = ConfigParser.load_config_files([str(train), *map(str, overlays)])
         self.overrides: dict[str, Any] = {"bundle_root": str(self.root)}
         for overlay in overlays:  # YAML reads 1e-4 as text
             mended = checked(read_yaml(Path(overlay)), known, str(overlay))
             self.overrides |= {key: value for key, value in mended.items() if key[0] != "+"}
         self.overrides |= checked(dict(map(parse_setting, settings)), known, "--set")
-        self.device = self.overrides.get("device")
-        self.device_type = torch.device(self.device).type if isinstance(self.device, str) else "cuda"
+        self.content = ConfigParser.load_config_files([str(train), *map(str, overlays)])
+        given = self.overrides.get("device", known["device"])
+        self.device = None if given == known["device"] else _device(given)
+        self.device_type = self.device.type if self.device else "cuda"
+        self.check()
         precision = self.parser()["precision"]
-        self.parser().get_parsed_content("checks")
         bf16 = self.device_type == "cuda" if precision == "auto" else precision == "bf16"
         self.precision = "bf16" if bf16 else "float32"
 
@@ -50,7 +53,18 @@ class TrainingConfig:
         parser = ConfigParser(copy.deepcopy(self.content))
         for key, value in (self.overrides | {"device": "cpu"} | knobs).items():
             parser[key] = value
+        for key, value in self.overrides.items():  # micro_batch_size: '@batch_size'
+            if isinstance(value, str) and value[:1] == "@" and key not in knobs:
+                parser[key] = parser.get_parsed_content(key)
         return parser
+
+    def check(self, **knobs: Any) -> None:
+        """Refuse what training refuses, with some knobs otherwise.
+
+        Raises:
+            UserError: names the knob.
+        """
+        self.parser(**knobs).get_parsed_content("checks")
 
     def memory(self, discriminators: bool, precision: str | None = None, **knobs: Any) -> StepMemory:
         """Of a step in this precision with some knobs otherwise."""
@@ -62,3 +76,11 @@ class TrainingConfig:
     def needed(self, memory: StepMemory) -> int:
         """Bytes that the device must have."""
         return memory.device_bytes if self.device_type == "cuda" else memory.peak
+
+
+def _device(given: Any) -> torch.device:
+    """What the knob names; it need not be in this machine."""
+    with contextlib.suppress(RuntimeError, TypeError):
+        if (device := torch.device(given)).type in ("cpu", "cuda"):
+            return device
+    raise UserError(f"device: expected cpu, cuda or cuda:<number>, found {given!r}")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from ctpa_vqgan.inferers.memory import LiveBytes
 from ctpa_vqgan.plan.shapes import shapes_only, to_shapes
 from ctpa_vqgan.trainer import VQGANTrainer
 
+SILENT = logging.getLogger(f"{__name__}.silent")  # ignite logs each exception that it passes on
+SILENT.disabled = True
 MODULES = ("network", "discriminator", "losses", "ema")
 CUDA_CHUNK = 2**26  # elements of the block in which VectorQuantizer searches on CUDA
 # What a device needs above the tensors: gaps in PyTorch's allocator; CUDA's context and the kernels of its libraries.
@@ -69,7 +72,7 @@ def make_trainer(
     parts: Parts, batches: Any, parser: ConfigParser, device: Any, precision: str, discriminators: bool
 ) -> VQGANTrainer:
     """The trainer for so many batches, with the discriminators at work or not."""
-    return VQGANTrainer(
+    trainer = VQGANTrainer(
         device=device,
         max_epochs=1,
         epoch_length=len(batches),
@@ -87,6 +90,8 @@ def make_trainer(
         hu_window=parser["hu_window"],
         decollate=False,
     )
+    trainer.logger = SILENT
+    return trainer
 
 
 class RandomBatches:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from ctpa_vqgan.cli.workflows import check_plain
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.networks.quantizers import TRAINING_STATE
@@ -67,7 +68,11 @@ def make_plan(
         raise UserError(f"--device-gb: expected gigabytes above 0, found {device_gb:g}")
     if num_volumes < 2:
         raise UserError(f"--num-volumes: expected at least 2, one to train on and one held out, found {num_volumes}")
+    for option, path in {"--data": data, "--bundle": bundle}.items():
+        check_plain(option, path)
     config = TrainingConfig(overlays, settings, bundle)
+    if calibrate and config.device:
+        config.check(device=config.device)
     amount = amount_of(config.parser(), data, num_volumes)
     first = config.parser()
     joins = any(first["loss_weights"].get(term) for term in GAN_TERMS) and first["adversarial_start"] < amount.steps
@@ -147,14 +152,9 @@ def _trials(config: TrainingConfig, joins: bool, amount: Amount) -> list[dict[st
     trials = []
     for discriminators, steps in ((False, alone), (True, amount.steps - alone)):
         if steps:
-            device = config.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
-            bf16 = uses_bf16(device, parser["precision"])
-            trial = try_steps(
-                config.parser(device=torch.device(device)),
-                torch.device(device),
-                "bf16" if bf16 else "float32",
-                discriminators,
-            )
+            device = config.device or torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+            precision = "bf16" if uses_bf16(device, parser["precision"]) else "float32"
+            trial = try_steps(config.parser(device=device), device, precision, discriminators)
             trials.append({**trial._asdict(), "discriminators": discriminators, "steps": steps})
     return trials
 
