@@ -267,6 +267,7 @@ def test_the_command_prints_and_writes_and_times_real_steps(calibrated):
         (["--data", "nowhere"], "no such file or folder"),
         (["--overlay", "nope.yaml"], "nope.yaml: no such config file"),
         (["--set", "val_fraction=1.5"], "val_fraction: expected at least 0 and less than 1"),
+        (["--set", "patch_sampling=all"], "patch_sampling: expected 'random' or 'grid', found 'all'"),
         (["--set", "patch_size=[4096,4096,4096]"], "(4096, 4096, 4096) voxels"),
         (["--set", "device=tpu9"], "device: expected cpu, cuda or cuda:<number>, found 'tpu9'"),
         (["--set", "device=meta"], "device: expected cpu, cuda"),

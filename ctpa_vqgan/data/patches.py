@@ -57,11 +57,20 @@ def patch_dataset(
     Raises:
         UserError: if ``sampling`` is neither.
     """
+    check_sampling(sampling)
     if sampling == "random":
         return RandomPatchDataset(data, loading, transform, patch_size, num_samples, seed)
-    if sampling == "grid":
-        return GridPatches(data, loading, transform, patch_size, stride, batch_size, seed)
-    raise UserError(f"patch_sampling: expected 'random' or 'grid', found {sampling!r}")
+    return GridPatches(data, loading, transform, patch_size, stride, batch_size, seed)
+
+
+def check_sampling(sampling: str) -> None:
+    """Refuse a kind of sampling that there is not.
+
+    Raises:
+        UserError: names the knob.
+    """
+    if sampling not in ("random", "grid"):
+        raise UserError(f"patch_sampling: expected 'random' or 'grid', found {sampling!r}")
 
 
 class _Patches:

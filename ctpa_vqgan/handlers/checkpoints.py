@@ -106,9 +106,11 @@ class Checkpoints:
             say(f"{error}; training goes on, the next checkpoint is tried in its turn")
             return False
         self.failure, self._saved = None, (engine.state.iteration, due)
-        kept = {PATTERN.format(int(iteration)) for _, iteration in self.best}
-        for old in self.files()[: -self.keep_last]:
-            if old.name not in kept:
+        best = {PATTERN.format(int(iteration)) for _, iteration in self.best}
+        # files of later iterations are such that could not be read when the run went on
+        before = [old for old in self.files() if old.name < path.name]
+        for old in before[: len(before) - self.keep_last + 1]:
+            if old.name not in best:
                 old.unlink(missing_ok=True)
                 seal_of(old).unlink(missing_ok=True)
         return True

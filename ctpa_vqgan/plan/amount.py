@@ -8,7 +8,7 @@ from typing import NamedTuple
 from monai.bundle import ConfigParser
 
 from ctpa_vqgan.data import find_cases
-from ctpa_vqgan.data.patches import grid_windows
+from ctpa_vqgan.data.patches import check_sampling, grid_windows
 from ctpa_vqgan.data.prepared import is_prepared, prepared_shape
 from ctpa_vqgan.data.reader import volume_shape
 from ctpa_vqgan.data.unreadable import unreadable
@@ -44,6 +44,7 @@ def amount_of(parser: ConfigParser, data: str | None, num_volumes: int) -> Amoun
     Raises:
         UserError: if ``data`` cannot be trained on.
     """
+    check_sampling(parser["patch_sampling"])
     if data is None:
         volumes, voxels = num_volumes, num_volumes * math.prod(TYPICAL_SIZE)
         held_out = min(max(1, round(num_volumes * parser["val_fraction"])), num_volumes - 1)

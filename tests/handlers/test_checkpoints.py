@@ -227,6 +227,22 @@ def test_a_checkpoint_that_cannot_be_judged_now_is_passed_over_and_left_alone(tm
     engine.fire_event(TrainerEvents.ENDED)
 
 
+def test_a_later_checkpoint_that_was_passed_over_does_not_push_out_those_that_are_good(tmp_path):
+    run(tmp_path)
+    (tmp_path / "checkpoint_000000010.pt.sha256").unlink()
+    model, engine, checkpoints = build(tmp_path, keep_last=1)
+    checkpoints.resume(engine)
+    engine.state.iteration = 7
+    model.weight.data.fill_(7)
+    checkpoints.save(engine)
+    checkpoints._end(engine)
+    assert iterations(tmp_path) == [7, 10]
+    model, engine, checkpoints = build(tmp_path)
+    checkpoints.resume(engine)
+    assert (engine.state.iteration, model.weight.item()) == (7, 7)
+    checkpoints._end(engine)
+
+
 def test_memory_that_runs_out_while_a_checkpoint_is_read_ends_the_start_and_touches_nothing(tmp_path, monkeypatch):
     run(tmp_path)
     before = names(tmp_path)
