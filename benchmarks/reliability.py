@@ -60,10 +60,11 @@ def _endurance(data: Path, folder: Path, iterations: int) -> Rows:
 
 def markdown(content: dict[str, Any]) -> str:
     """The table, for the screen and for docs/reliability.md."""
-    rows = [f"| {row['fault']} | {row['injected']} | {row['survived']} | {row['note']} |" for row in content["rows"]]
-    head = ["| fault | put in | survived | how |", "|---|---:|---:|---|"]
-    told = f"`{content['command']}`, commit {content['commit']}, {content['hardware']}, {content['versions']}"
-    return "\n".join([*head, *rows, "", f"{told}, {content['date']}."])
+    columns = ("fault", "injected", "survived", "note", "seconds", "commit")
+    rows = [f"| {' | '.join(str(row[name]) for name in columns)} |" for row in content["rows"]]
+    head = ["| fault | put in | survived | how | s | commit |", "|---|---:|---:|---|---:|---|"]
+    told = f"`{content['command']}`, {content['hardware']}, {content['versions']}, {content['date']}."
+    return "\n".join([*head, *rows, "", told])
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -71,11 +72,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="few faults, to see that it runs")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the campaigns")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
+    parser.add_argument("--json", type=Path, help="write the numbers here too; rows of other campaigns stay there")
     parser.add_argument("--commit", help="commit of the sources, where they are no git checkout")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    rows = []
+    rows, told = [], facts()
+    commit = options.commit or told["commit"]
     with scratch() as place:
         known = campaigns(SMOKE if options.smoke else FULL, place / "data")
         if unknown := set(options.only or ()) - known.keys():
@@ -87,10 +89,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             shutil.rmtree(place / name)
             seconds = time.monotonic() - began
             for fault, outcome in found.items():
-                rows.append({"campaign": name, "fault": fault, **outcome._asdict(), "seconds": round(seconds)})
+                where = {"seconds": round(seconds), "commit": commit}
+                rows.append({"campaign": name, "fault": fault, **outcome._asdict(), **where})
                 print(f"{fault}: {outcome.survived} of {outcome.injected}; {outcome.note}; {seconds:.0f} s", flush=True)
-    content = {"rows": rows, **facts()}
-    content["commit"] = options.commit or content["commit"]
+    kept = json.loads(options.json.read_text())["rows"] if options.json and options.json.is_file() else []
+    order = list(known)
+    kept = [row for row in kept if row["campaign"] not in (options.only or order)]
+    content = {"rows": sorted(kept + rows, key=lambda row: order.index(row["campaign"])), **told}
     print(markdown(content))
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")

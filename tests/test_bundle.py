@@ -19,6 +19,7 @@ from ctpa_vqgan.__main__ import main
 from ctpa_vqgan.cli.knobs import checked, known_knobs
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.sealed import load_sealed
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "bundles/ctpa_vqgan/configs"
@@ -78,6 +79,13 @@ def test_training_leaves_all_that_a_run_writes_below_its_folder(trained):
         "checkpoint_000000006.pt",
         "checkpoint_000000006.pt.sha256",
     ]
+
+
+def test_neither_training_nor_validation_draws_from_the_global_generator(trained):
+    """A validation that is interrupted and done again would leave another state."""
+    first, last = (load_sealed(path)["random"] for path in sorted((trained / "checkpoints").glob("*.pt")))
+    assert len(first) == len(last) >= 1
+    assert all(map(torch.equal, first, last))
 
 
 def test_tensorboard_shows_losses_codebook_and_pictures(trained):

@@ -34,6 +34,15 @@ def test_a_fault_that_is_not_survived_ends_with_an_error(monkeypatch, capsys):
     assert "| kills | 3 | 2 | one was lost |" in capsys.readouterr().out
 
 
+def test_rows_of_other_campaigns_stay_in_the_file_with_their_commits(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(reliability, "make_data", lambda folder: None)
+    file = tmp_path / "result.json"
+    for name, commit in (("damage", "abc"), ("saving", "def")):
+        reliability.main(["--smoke", "--only", name, "--commit", commit, "--json", str(file)])
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["campaign"], row["commit"]) for row in rows] == [("saving", "def"), *[("damage", "abc")] * 2]
+
+
 def test_a_campaign_that_there_is_not_is_refused(capsys):
     with pytest.raises(SystemExit):
         reliability.main(["--smoke", "--only", "everything"])
