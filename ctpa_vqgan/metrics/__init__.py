@@ -2,13 +2,21 @@
 
 from ctpa_vqgan.metrics.codebook import CodeCounter, bits_per_voxel, body_tokens, compression_ratio
 from ctpa_vqgan.metrics.fidelity import volume_fidelity
+from ctpa_vqgan.metrics.seams import seam_index, shift_sd, window_planes
 from ctpa_vqgan.metrics.ssim import volume_ssim
+from ctpa_vqgan.metrics.tissues import DISPLAY_WINDOWS, TISSUES_HU, tissue_fidelity
 
 __all__ = [
+    "DISPLAY_WINDOWS",
+    "TISSUES_HU",
     "CodeCounter",
     "bits_per_voxel",
     "body_tokens",
     "compression_ratio",
+    "seam_index",
+    "shift_sd",
+    "tissue_fidelity",
     "volume_fidelity",
     "volume_ssim",
+    "window_planes",
 ]

@@ -7,19 +7,8 @@ from typing import Any
 
 import torch
 
-from ctpa_vqgan.metrics.slabs import check_volumes, read_slab, slabs
+from ctpa_vqgan.metrics.slabs import check_volumes, finite_slab, slabs
 from ctpa_vqgan.metrics.ssim import volume_ssim
-
-
-def _finite_slab(name: str, volume: Any, start: int, stop: int, device: torch.device | str | None) -> torch.Tensor:
-    slab = read_slab(volume, start, stop, device)
-    bad = slab.numel() - int(slab.isfinite().sum())
-    if bad:
-        raise ValueError(
-            f"{name} has {bad} voxels that are NaN or infinite in slices {start} to {stop - 1}; "
-            "look for a diverged network (half precision?) or a damaged file"
-        )
-    return slab
 
 
 @torch.no_grad()
@@ -58,8 +47,8 @@ def volume_fidelity(
     check_volumes(reconstruction, original)
     absolute, squared, clipped = 0.0, 0.0, 0
     for start, stop in slabs(original.shape[-1]):
-        x = _finite_slab("reconstruction", reconstruction, start, stop, device)
-        y = _finite_slab("original", original, start, stop, device)
+        x = finite_slab("reconstruction", reconstruction, start, stop, device)
+        y = finite_slab("original", original, start, stop, device)
         clipped += int(((y < low) | (y > high)).sum())
         error = x.clamp(low, high).sub_(y.clamp(low, high)).abs_()
         absolute += error.sum(dtype=torch.float64).item()

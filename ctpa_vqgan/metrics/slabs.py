@@ -57,3 +57,26 @@ def slabs(num_slices: int, halo: int = 0) -> Iterator[tuple[int, int]]:
     """
     for start in range(0, num_slices - halo, SLAB):
         yield start, min(start + SLAB + halo, num_slices)
+
+
+def finite_slab(name: str, volume: Any, start: int, stop: int, device: torch.device | str | None) -> torch.Tensor:
+    """:func:`read_slab`, which refuses voxels that are not finite.
+
+    Args:
+        name: what the volume is, for the message.
+        volume: [X, Y, Z].
+        start: first slice.
+        stop: one behind the last.
+        device: where the slab goes.
+
+    Raises:
+        ValueError: names the volume, the slices and how many voxels are bad.
+    """
+    slab = read_slab(volume, start, stop, device)
+    bad = slab.numel() - int(slab.isfinite().sum())
+    if bad:
+        raise ValueError(
+            f"{name} has {bad} voxels that are NaN or infinite in slices {start} to {stop - 1}; "
+            "look for a diverged network (half precision?) or a damaged file"
+        )
+    return slab
