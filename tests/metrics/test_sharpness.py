@@ -23,7 +23,11 @@ from ctpa_vqgan.metrics.sharpness import (
 
 SPACING = (0.7, 0.7, 1.5)
 erf = np.vectorize(math.erf)
-cdf = lambda x: 0.5 + 0.5 * erf(x / 2**0.5)  # noqa: E731
+
+
+def cdf(x):
+    """Of the normal distribution."""
+    return 0.5 + 0.5 * erf(x / 2**0.5)
 
 
 def gaussian_mtf50(sigma_mm):

@@ -202,7 +202,10 @@ def test_every_kind_of_volume_gives_the_same_numbers_and_is_left_alone(tmp_path)
     expected = tissue_fidelity(*short)
     tensors = [torch.from_numpy(volume.astype(np.float32)) for volume in short]
     before = tensors[1].clone()
-    flat = lambda found: [value for part in found for summary in part.values() for value in summary]  # noqa: E731
+
+    def flat(found):
+        return [value for part in found for summary in part.values() for value in summary]
+
     assert flat(tissue_fidelity(*tensors)) == pytest.approx(flat(expected), nan_ok=True, rel=1e-12, abs=1e-12)
     assert torch.equal(tensors[1], before)
     np.save(tmp_path / "original.npy", short[1])
