@@ -14,6 +14,7 @@ BUNDLE_HELP = "folder of the bundle, if it is not the one of the source tree"
 RESUMES = {
     "train": "; the same command goes on from the last checkpoint",
     "demo": "; the same command goes on from the last checkpoint",
+    "evaluate": "; finished cases are kept, the same command goes on",
     "prepare": "; finished cases are kept, the same command goes on",
     "encode": "; finished cases are kept, the same command goes on",
     "decode": "; finished cases are kept, the same command goes on",
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 1 a user's error (one line on stderr), 2 wrong usage, 3 done but for volumes that ``prepare``
-        refused, 4 training gave nothing but numbers that are not finite, 130 interrupted, 143 told to end by SIGTERM,
-        138 by SIGUSR1.
+        or ``evaluate`` refused, 4 training or a network gave nothing but numbers that are not finite, 130 interrupted,
+        143 told to end by SIGTERM, 138 by SIGUSR1.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -70,6 +71,16 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--dump", required=True, metavar="FILE", help="bad_step_*.pt that the run left")
         elif name != "train":
             command.add_argument("--checkpoint", help="model.pt of a run; the model.yaml beside it is used too")
+        if name == "evaluate":
+            command.add_argument("--labels", metavar="PATH", help="label map, or a folder of <case>.nii.gz")
+        if name == "evaluate":
+            command.add_argument(
+                "--sweep",
+                dest="name",
+                action="store_const",
+                const="sweep",
+                help="compare overlaps, blending and windows on the first case instead, and suggest a setting",
+            )
         if name == "encode":
             command.add_argument(
                 "--max-error-hu", type=int, metavar="E", help="bound the error of every voxel; 0 is lossless"
@@ -114,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _workflow(options: argparse.Namespace) -> None:
     own = {"max_error_hu": getattr(options, "max_error_hu", None), "replay_path": getattr(options, "dump", None)}
+    own["labels"] = getattr(options, "labels", None)
     run_workflow(
         options.name,
         data=options.data,

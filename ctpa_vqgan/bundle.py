@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import math
@@ -14,12 +15,14 @@ from typing import Any
 
 import torch
 
+import ctpa_vqgan
 from ctpa_vqgan.data import Case, GridPatches, RandomPatchDataset, validation_cases
 from ctpa_vqgan.errors import UserError, printable, user_error
 from ctpa_vqgan.handlers import load_weights
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.inferers.bf16_check import trusted_precision
 from ctpa_vqgan.inferers.exact import DEFAULT_TILE
+from ctpa_vqgan.inferers.sliding import overlap_of as overlap
 from ctpa_vqgan.losses import LPIPS
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.networks.discriminators import min_side
@@ -27,6 +30,9 @@ from ctpa_vqgan.networks.vqgan import checked_factor
 from ctpa_vqgan.precision import PRECISIONS, uses_bf16
 from ctpa_vqgan.provenance import facts
 from ctpa_vqgan.replay import replay
+from ctpa_vqgan.rivals import CODECS
+from ctpa_vqgan.sweep import default_windows, sweep
+from ctpa_vqgan.tokens import network_fingerprint
 from ctpa_vqgan.trainer import GAN_TERMS
 from ctpa_vqgan.transcode import decode_files, encode_cases
 
@@ -36,19 +42,23 @@ __all__ = [
     "budget_bytes",
     "cases_told",
     "check_discriminators",
+    "check_evaluation",
     "check_knobs",
     "check_memory",
     "decode_files",
     "default_device",
     "default_stride",
+    "default_windows",
     "encode_cases",
     "facts",
     "first_cases",
+    "judged_by",
     "load_weights",
     "lpips",
     "overlap",
     "replay",
     "report_settings",
+    "run_sweep",
     "start_from",
     "tile_precision",
     "trusted_precision",
@@ -96,14 +106,6 @@ def default_stride(patch_size: Sequence[int], factor: Sequence[int]) -> list[int
     """Three quarters of the patch in whole codes: 192x192x96 for 256x256x128, an overlap of 25 %."""
     pairs = zip(_triple("patch_size", patch_size), _triple("factor", factor))
     return [max(side * 3 // 4 // f, 1) * f for side, f in pairs]
-
-
-def overlap(patch_size: Sequence[int], stride: Sequence[int]) -> list[float]:
-    """Overlap per axis for which MONAI's inferer steps by ``stride``.
-
-    MONAI computes the step as int(patch * (1 - overlap)); half a voxel in hand keeps rounding from making it shorter.
-    """
-    return [max(0.0, 1 - (step + 0.5) / side) for side, step in zip(patch_size, stride)]
 
 
 def autocasts(device: torch.device | str, precision: str) -> bool:
@@ -204,6 +206,50 @@ def report_settings(device: torch.device | str, precision: str, **settings: Any)
     computed = "bf16 windows, float32 codes" if autocasts(device, precision) else "float32"
     settings = {name: value for name, value in settings.items() if value is not None}
     return {**facts(device), "precision": computed, **settings}
+
+
+def judged_by(network: VQGAN, **settings: Any) -> dict[str, Any]:
+    """All that the scores of a case depend on but its volume: an evaluation goes on from files that say the same.
+
+    Args:
+        network: with its weights.
+        settings: knobs; of ``labels`` the files count too.
+    """
+    labels = Path(settings["labels"]) if settings.get("labels") else None
+    files = sorted(labels.iterdir()) if labels and labels.is_dir() else [labels] if labels else []
+    told = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    return {
+        "network": network_fingerprint(network),
+        "version": ctpa_vqgan.__version__,
+        **settings,
+        "label_files": hashlib.sha256("\n".join(told).encode()).hexdigest() if told else None,
+    }
+
+
+def check_evaluation(codecs: Sequence[str], **counts: int) -> None:
+    """Refuse settings of an evaluation that cannot work, before any data is read.
+
+    Raises:
+        UserError: names the knob, what was expected and what was found.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UserError(f"{name}: expected a whole number that is not negative, found {value!r}")
+    if not isinstance(codecs, (list, tuple)) or not set(codecs) <= set(CODECS):
+        raise UserError(f"codecs: expected some of {', '.join(CODECS)} in a list, or [], found {codecs!r}")
+
+
+def run_sweep(
+    device: torch.device | str, precision: str, sw_batch_size: int, settings: Mapping[str, Any], **options: Any
+) -> None:
+    """:func:`ctpa_vqgan.sweep.sweep`, for which bf16 passes its self-test with each size of windows."""
+
+    @functools.cache
+    def precision_of(window: tuple[int, ...]) -> str:
+        return window_precision(options["network"], window, device, precision, sw_batch_size)
+
+    settings = {**facts(device), "precision": precision, "sw_batch_size": sw_batch_size, **settings}
+    sweep(**options, device=device, sw_batch_size=sw_batch_size, precision_of=precision_of, settings=settings)
 
 
 def check_knobs(

@@ -17,7 +17,7 @@ class UserError(ValueError):
 
 
 class BadNumbers(UserError):
-    """Training gives nothing but numbers that are not finite."""
+    """Training gives nothing but numbers that are not finite, or a network does."""
 
     exit_code = 4
 

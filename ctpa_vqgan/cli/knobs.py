@@ -187,7 +187,7 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
     accepted = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(default, bool):
         raise UserError(f"{where}: {key} expects {KINDS[type(default)]} such as {default}, found {value!r}")
-    if isinstance(value, dict):
+    if isinstance(value, dict) and default:  # an empty one takes any names
         return _unless_equal(value, {name: _entry(key, name, value, default, where) for name in value})
     if isinstance(value, list) and len({type(entry) for entry in default} & {bool, int, float}) == 1:
         typed = [_typed(f"{key}[{index}]", entry, default[0], where) for index, entry in enumerate(value)]

@@ -37,6 +37,8 @@ WORKFLOWS = {
     "encode": Workflow("encode", ("inference.yaml", "encode.yaml"), "input", "turn whole volumes into code files"),
     "decode": Workflow("decode", ("inference.yaml", "decode.yaml"), "input", "turn code files back into NIfTI"),
 }
+#: what a flag of another command asks for
+BY_FLAG = {"sweep": Workflow("sweep", ("inference.yaml", "sweep.yaml"), "input", "compare settings of the windows")}
 
 
 def find_bundle(given: str | None = None) -> Path:
@@ -65,7 +67,7 @@ def run_workflow(
     """Run a workflow of the bundle in this process.
 
     Args:
-        name: one of ``WORKFLOWS``.
+        name: one of ``WORKFLOWS`` or ``BY_FLAG``.
         data: volume, folder or datalist.
         output: folder for all that is written.
         checkpoint: inference weights; the ``model.yaml`` beside them is merged by itself.
@@ -78,7 +80,7 @@ def run_workflow(
     Raises:
         UserError: a key, file or value that does not fit, or code where none may be.
     """
-    workflow = WORKFLOWS[name]
+    workflow = (WORKFLOWS | BY_FLAG)[name]
     for option, value in {"--data": data, "--output": output, "--checkpoint": checkpoint, "--bundle": bundle}.items():
         check_plain(option, value)
     root = find_bundle(bundle)

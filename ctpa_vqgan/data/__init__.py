@@ -15,8 +15,18 @@ _HOMES = {
     "patches": ["GridPatches", "RandomPatchDataset", "grid_windows", "patch_dataset"],
     "prepared": ["is_prepared", "map_prepared", "prepared_shape", "write_prepared"],
     "projection": ["project_xray", "xray_along_grid"],
+    "readable": ["ReadableCases"],
     "reader": ["CTReader", "save_like"],
-    "transforms": ["ToHUd", "load_volume", "prepare_patch", "prepare_volume", "scale_hu_", "to_hu", "window_hu"],
+    "transforms": [
+        "ToHUd",
+        "finite_to_hu",
+        "load_volume",
+        "prepare_patch",
+        "prepare_volume",
+        "scale_hu_",
+        "to_hu",
+        "window_hu",
+    ],
     "volumes": ["case_name", "read_volume"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

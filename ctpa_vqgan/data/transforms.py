@@ -29,6 +29,7 @@ from monai.utils import convert_to_tensor
 
 from ctpa_vqgan.data.mapped import MappedReader
 from ctpa_vqgan.data.reader import AIR_HU
+from ctpa_vqgan.errors import BadNumbers
 
 IMAGE = "image"
 BLOCK = 2**18  # voxels scaled at a time: their float32 values, 1 MiB, stay in the cache of a core
@@ -43,13 +44,13 @@ def load_volume() -> Compose:
     Raises:
         BadVolume: for a file that is not a CT volume.
     """
-    with _quiet():
+    with without_reader_warnings():
         load = LoadImaged(keys=IMAGE, reader=MappedReader, dtype=None, image_only=True)
     return Compose([load, EnsureChannelFirstd(keys=IMAGE, channel_dim="no_channel")])
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def without_reader_warnings() -> Iterator[None]:
     """Without what MONAI says of readers that are not used: it makes all it has, whichever is asked for."""
     logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
     level = logger.level
@@ -199,7 +200,7 @@ def prepare_volume(hu_window: Sequence[float]) -> Compose:
 
 
 class ToHUd(MapTransform):
-    """:func:`to_hu` on dictionary items, for the postprocessing of an evaluator."""
+    """:func:`finite_to_hu` on dictionary items, for the postprocessing of an evaluator."""
 
     def __init__(self, keys: KeysCollection, hu_window: Sequence[float]) -> None:
         super().__init__(keys)
@@ -207,7 +208,21 @@ class ToHUd(MapTransform):
 
     def __call__(self, data: dict) -> dict:
         """Convert each of ``keys``."""
-        return {**data, **{key: to_hu(data[key], self.hu_window) for key in self.key_iterator(data)}}
+        return {**data, **{key: finite_to_hu(data[key], self.hu_window) for key in self.key_iterator(data)}}
+
+
+def finite_to_hu(values: torch.Tensor, hu_window: Sequence[float]) -> torch.Tensor:
+    """:func:`to_hu` of what a network gave, which may be no number at all.
+
+    Raises:
+        BadNumbers: if a value is NaN or infinite.
+    """
+    if bad := values.numel() - int(values.isfinite().sum()):
+        raise BadNumbers(
+            f"the network gave {bad} of {values.numel()} voxels that are NaN or infinite; its weights are damaged or "
+            "diverged, or bf16 is too coarse for them: try precision=float32"
+        )
+    return to_hu(values, hu_window)
 
 
 def to_hu(values: torch.Tensor, hu_window: Sequence[float]) -> torch.Tensor:

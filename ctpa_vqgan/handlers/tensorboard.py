@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -17,9 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.progress import say
 from ctpa_vqgan.report.columns import heading, show
-from ctpa_vqgan.report.montage import ERROR_MAX_HU, SHOWN
-from ctpa_vqgan.report.planes import PLANES, body_centre, plane_image
+from ctpa_vqgan.report.montage import draw_montage
 
+PICTURE_WIDTH = 1200  # pixels; 1.4 MB for a chest of 512 x 512 x 133
 SILENT_SECONDS = 60  # until a disk that was full is tried again
 
 
@@ -52,7 +53,7 @@ class TensorBoardLog:
         self._write(lambda: self.writer.add_scalar(tag, value, step))
 
     def add_image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """A picture [C, H, W], 0 to 1."""
+        """A picture [C, H, W], bytes or 0 to 1."""
         self._write(lambda: self.writer.add_image(tag, image, step))
 
     def flush(self) -> None:
@@ -147,9 +148,9 @@ class TrainingLog:
 class ValidationLog:
     """Scores of a validation and pictures of its first cases, at the trainer's iteration.
 
-    Pictures show original, reconstruction and absolute error side by side through the centre of the body, in three
-    planes, in a lung and a mediastinal window. Windows and the scale of the error (0 to 200 HU) never change, so that
-    epochs compare.
+    A picture is the page of :func:`~ctpa_vqgan.report.montage.draw_montage`, as an evaluation has it. Its planes depend
+    on the original alone, and neither the windows nor the scale of the error (-200 to 200 HU) ever change, so epochs
+    compare.
 
     Args:
         log: where to.
@@ -168,17 +169,11 @@ class ValidationLog:
         if engine.state.iteration > self.max_cases:
             return
         for batch, output in zip(engine.state.batch, engine.state.output):
-            self._pictures(batch["case"], voxels(batch["hu"]).numpy(), voxels(output["pred"]).numpy())
-
-    def _pictures(self, case: str, original: np.ndarray, reconstruction: np.ndarray) -> None:
-        centre = body_centre(original)
-        for plane, (axis, *_) in PLANES.items():
-            pair = [plane_image(v, plane, centre[axis]).astype(np.float32) for v in (original, reconstruction)]
-            error = np.abs(pair[0] - pair[1]) / ERROR_MAX_HU
-            for window, (level, width) in SHOWN.items():
-                shown = [(image - level) / width + 0.5 for image in pair]
-                row = np.clip(np.concatenate([*shown, error], axis=1), 0, 1)
-                self.log.add_image(f"{case}/{plane}_{window}", row[None], self.log.iteration)
+            spacing_mm = nib.affines.voxel_sizes(np.asarray(batch["hu"].affine))
+            original, reconstruction = (voxels(v).numpy() for v in (batch["hu"], output["pred"]))
+            page = draw_montage(original, reconstruction, tuple(spacing_mm), title=batch["case"])
+            picture = page.pixels(PICTURE_WIDTH).transpose(2, 0, 1)
+            self.log.add_image(f"{batch['case']}/montage", picture, self.log.iteration)
 
     def _scores(self, engine: Engine) -> None:
         for name, value in engine.state.metrics.items():

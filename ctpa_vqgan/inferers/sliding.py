@@ -47,7 +47,7 @@ class VQGANInferer(SlidingWindowInferer):
         sw_batch_size: windows per forward pass.
         overlap: share of a window that neighbours share, one number or one per axis.
         mode: ``"gaussian"``, ``"linear"`` (weights fall to zero over the overlap) or ``"constant"`` (plain mean).
-        sigma_scale: of the Gaussian, in windows.
+        sigma_scale: of the Gaussian, in windows; one number or one per axis.
         cval: what padding holds; -1 is air on the scale of [-1, 1].
         sw_device: where windows are computed; the network's inputs go there one batch of windows at a time.
         device: where the result is stitched; ``"cpu"`` keeps whole volumes off a small GPU.
@@ -57,8 +57,8 @@ class VQGANInferer(SlidingWindowInferer):
             and its result; needs a :class:`~ctpa_vqgan.networks.VQGAN`. By default windows are those of ``roi_size``.
 
     Raises:
-        ValueError: for an unknown mode, an overlap outside [0, 1), a window that is no multiple of the factor, or
-            ``memory_bytes`` with another network.
+        ValueError: for an unknown mode, an overlap outside [0, 1), a ``sigma_scale`` that is not above 0, a window that
+            is no multiple of the factor, or ``memory_bytes`` with another network.
         BudgetTooSmall: when called, if windows of ``roi_size`` do not fit ``memory_bytes``.
         UserError: when called, if memory runs out for a single window, stitched on the CPU.
 
@@ -87,6 +87,8 @@ class VQGANInferer(SlidingWindowInferer):
         self.overlaps = tuple(overlap) if isinstance(overlap, Sequence) else (overlap,) * len(roi_size)
         if not all(0 <= o < 1 for o in self.overlaps):
             raise ValueError(f"overlap must be at least 0 and less than 1, found {overlap}")
+        if not all(0 < s < math.inf for s in (sigma_scale if isinstance(sigma_scale, Sequence) else (sigma_scale,))):
+            raise ValueError(f"sigma_scale must be above 0, found {sigma_scale}; 0.125 is usual")
         super().__init__(
             roi_size=tuple(roi_size),
             sw_batch_size=sw_batch_size,
@@ -103,6 +105,8 @@ class VQGANInferer(SlidingWindowInferer):
         self._weights: tuple[Any, torch.Tensor | None] = (None, None)
         # voxels of the largest batch of windows that passed in bf16, and of the smallest that did not
         self._bf16_good, self._bf16_bad = 0, math.inf
+        # window and step of the last volume, in voxels: smaller than set for a small one, larger by memory_bytes
+        self.grid: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self._on_cpu = False  # whether memory ran out, so that volumes are stitched there
         self._grew = False  # whether the windows of this volume are larger than roi_size
 
@@ -150,6 +154,7 @@ class VQGANInferer(SlidingWindowInferer):
             roi, overlaps = self._within_memory(least, volume, network)
             self._grew = roi != least
         steps = [int(r * (1 - o)) if r < s else r for r, o, s in zip(roi, overlaps, volume.shape[2:])]
+        self.grid = tuple(roi), tuple(steps)
         windows = len(volume) * len(dense_patch_slices(volume.shape[2:], roi, steps))
         with progress_bar(windows, "windows", leave=False, show=self.progress) as bar:
             return sliding_window_inference(
@@ -215,8 +220,7 @@ class VQGANInferer(SlidingWindowInferer):
         if roi == least or not self._computes_well(roi, network, device):
             return least, self.overlaps
         logger.info("windows of %s voxels for a volume of %s", roi, tuple(volume.shape[2:]))
-        # MONAI steps by int(r * (1 - overlap)); half a voxel in hand keeps rounding from making it shorter
-        ratios = (max(0.0, 1 - (r - s + 0.5) / r) for r, s in zip(roi, shared))
+        ratios = overlap_of(roi, [r - s for r, s in zip(roi, shared)])
         return roi, tuple(o if r < side else 0.0 for o, r, side in zip(ratios, roi, volume.shape[2:]))
 
     def _grown(
@@ -254,6 +258,14 @@ class VQGANInferer(SlidingWindowInferer):
                 weights = compute_importance_map(roi, mode=self.mode, sigma_scale=self.sigma_scale)
             self._weights = (roi, overlaps), weights
         return weights
+
+
+def overlap_of(roi_size: Sequence[int], stride: Sequence[int]) -> list[float]:
+    """Overlap per axis for which MONAI's inferer steps by ``stride``.
+
+    MONAI computes the step as int(window * (1 - overlap)); half a voxel in hand keeps rounding from making it shorter.
+    """
+    return [max(0.0, 1 - (step + 0.5) / side) for side, step in zip(roi_size, stride)]
 
 
 def linear_weights(roi: Sequence[int], overlaps: Sequence[float]) -> torch.Tensor:

@@ -62,3 +62,35 @@ def volume_fidelity(
         "rmse_hu": math.sqrt(mse),
         "clipped_share": clipped / num_voxels,
     }
+
+
+@torch.no_grad()
+def error_by_slice(
+    reconstruction: Any, original: Any, hu_range: tuple[float, float] = (-1000.0, 1000.0)
+) -> dict[str, list[float]]:
+    """The error of each axial slice, both volumes clipped to ``hu_range``.
+
+    >>> error_by_slice(torch.full((2, 2, 3), 20.0), torch.zeros(2, 2, 3))["bias_hu"]
+    [20.0, 20.0, 20.0]
+
+    Args:
+        reconstruction: [X, Y, Z], HU.
+        original: [X, Y, Z], HU.
+        hu_range: lowest and highest HU that count.
+
+    Returns:
+        ``mae_hu``, ``bias_hu`` (mean of reconstruction - original) and ``rmse_hu``, Z numbers each.
+
+    Raises:
+        ValueError: if the two are not volumes of one shape or hold a NaN or infinity.
+    """
+    check_volumes(reconstruction, original)
+    found: dict[str, list[float]] = {"mae_hu": [], "bias_hu": [], "rmse_hu": []}
+    for start, stop in slabs(original.shape[-1]):
+        pair = (("reconstruction", reconstruction), ("original", original))
+        x, y = (finite_slab(name, volume, start, stop, None).clamp(*hu_range) for name, volume in pair)
+        error = (x - y).double()
+        found["mae_hu"] += error.abs().mean(dim=(0, 1)).tolist()
+        found["bias_hu"] += error.mean(dim=(0, 1)).tolist()
+        found["rmse_hu"] += error.square().mean(dim=(0, 1)).sqrt().tolist()
+    return found

@@ -55,8 +55,118 @@ COLUMNS = {
         "body perplexity", ".0f", "perplexity among body tokens: the air around the patient left out."
     ),
     "num_tokens": Column("tokens", ".0f", "integer codes that stand for the volume."),
+    "body_psnr": Column(
+        "body PSNR [dB]", ".2f", "PSNR of the body's voxels alone: air around it is easy and flatters."
+    ),
+    "body_mae_hu": Column("body MAE [HU]", ".2f", "mean absolute error of the body's voxels."),
+    "body_rmse_hu": Column("body RMSE [HU]", ".2f", "root mean square error of the body's voxels."),
+    "seam_hu": Column(
+        "seams [HU]",
+        ".2f",
+        "root mean square jump of the error across the planes where windows meet, above what is usual nearby; noise "
+        "alone leaves it a little above 0.",
+    ),
+    "seams_found": Column("seams found", ".0f", "window planes whose jump stands out by 5 SDs from the planes nearby."),
+    "tile_max_hu": Column(
+        "windows - tiles, largest [HU]",
+        ".2f",
+        "largest difference between the reconstruction (blended windows) and what the codes decode to (exact tiles).",
+    ),
+    "tile_mean_hu": Column("windows - tiles, mean [HU]", ".3f", "mean of the same absolute difference."),
+    "shift_sd_hu": Column(
+        "shift SD [HU]",
+        ".3f",
+        "standard deviation of a voxel when all windows are moved, mean over voxels; 0 is ideal.",
+    ),
+    "laa950_shift_pp": Column(
+        "%LAA-950 shift",
+        "+.2f",
+        "change of the share of lung below -950 HU (emphysema: Gevenois et al. 1996), in percentage points; smoothing "
+        "lowers it.",
+    ),
+    "vessel_dice": Column(
+        "vessel Dice", ".3f", "overlap of the lung vessels, segmented by the same rule before and after; 1 is perfect."
+    ),
+    "vessel_cldice": Column(
+        "vessel clDice",
+        ".3f",
+        "the same along centre lines (Shit et al. 2021), in which thin branches count as much as thick ones.",
+    ),
+    "nps_ratio": Column(
+        "noise power",
+        ".2f",
+        "power of the noise in flat regions, after / before; 1 keeps the texture, less is smoother.",
+    ),
+    "residual_anatomy_r": Column(
+        "residual r",
+        "+.3f",
+        "correlation of the error with the anatomy; 0: nothing but noise was lost, above 0.05: structure was.",
+    ),
     "seconds": Column("time [s]", ".1f", "wall-clock time of the case."),
 }
+
+TERMS = {
+    "bias": ("bias [HU]", "mean of the signed error, after - before: by how much a tissue came back too bright."),
+    "limits_95": (
+        "95 % of errors [HU]",
+        "the 2.5 and 97.5 percentiles of the signed error: where 95 of 100 voxels lie.",
+    ),
+    "tissue": (
+        "tissue",
+        "voxels whose HU in the original lie in the range given. Spongy bone is as bright as contrast-filled blood and "
+        "counted with it; what lies in no range is mostly the edge of two tissues.",
+    ),
+    "body": ("body", "cubes of 4 x 4 x 4 voxels whose mean is above -950 HU: the patient, and the table."),
+    "window": (
+        "display window",
+        "what a screen shows, W its width and L its middle in HU; black and white voxels count.",
+    ),
+    "mtf50": (
+        "MTF50 [1/mm]",
+        "the detail (cycles per mm) at which half of the contrast is left, from edges of balls, rods and planes; after "
+        "/ before is the sharpness of the network alone.",
+    ),
+    "nps": (
+        "noise power, mean frequency",
+        "area and centre of the noise power spectrum in flat regions: how strong the noise is, how fine its grain.",
+    ),
+    "linearity": ("linearity", "a line through known and measured HU: slope 1 and intercept 0 keep them."),
+    "dprime": (
+        "d', CNR",
+        "how well an ideal reader without prewhitening, or a contrast-to-noise ratio, tells a faint ball from noise.",
+    ),
+    "emboli": (
+        "contrast kept",
+        "(blood - clot) after / before, mean over positions relative to the network's grid: 0.5 is an embolus half as "
+        "dark as it was.",
+    ),
+    "perc15": ("perc15 [HU]", "the HU below which 15 % of the lungs lie, another measure of emphysema."),
+    "residual": (
+        "r with anatomy, with edges",
+        "correlation of the error with the anatomy, and of its size with the steepness of the original: 0 if only "
+        "noise was lost.",
+    ),
+    "seams": (
+        "seam index",
+        "mean absolute jump of the error on window planes / on planes nearby, by axis: 1 where there is no seam. A "
+        "seam is found where a plane's jump stands out by 5 SDs.",
+    ),
+    "baseline": (
+        "baseline",
+        "the volume resized to the small grid (through the network or not) and brought back to its own.",
+    ),
+    "rate": (
+        "at the same rate",
+        "a rival's score at the model's bits per voxel, between two measured rates along the logarithm of the rate. "
+        "The model's codes are counted without entropy coding, a codec's stream by its bytes.",
+    ),
+    "decoded": (
+        "decoded",
+        "columns that begin with decoded measure the volume decoded from the codes alone (exact tiles), which is what "
+        "a generative model will see.",
+    ),
+}
+"""What a report's chapters speak of beyond columns of cases: heading and definition."""
 
 
 def describe(key: str) -> tuple[str, Column]:

@@ -3,129 +3,132 @@
 from __future__ import annotations
 
 import os
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ctpa_vqgan.files import write_whole
+from ctpa_vqgan.report.blocks import (
+    Block,
+    Facts,
+    Heading,
+    Mark,
+    Picture,
+    Settings,
+    Table,
+    Terms,
+    Text,
+    one_line,
+)
+from ctpa_vqgan.report.chapters import tell_story
+from ctpa_vqgan.report.chapters.fidelity import HEADLINES, left_out
 from ctpa_vqgan.report.columns import describe, heading, show
-from ctpa_vqgan.report.results import is_metric
+from ctpa_vqgan.report.values import number, worst_first
 
-INTRODUCTION = """\
-A CT volume was turned into integer codes of a learned codebook and back into a volume. This page compares the volume
-that came back (the reconstruction) with the one that went in (the original). Values are in Hounsfield units (HU:
-air -1000, water 0, contrast-filled vessels about 300)."""
+_MARKDOWN = re.compile(r"[\\`*<>|~&]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 
 
-def _cell(text: Any) -> str:
-    return str(text).replace("|", "\\|").replace("\n", " ")
+def _text(value: Any) -> str:
+    """One line in which nothing is Markdown."""
+    return _MARKDOWN.sub(r"\\\g<0>", one_line(value))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+def _code(value: Any) -> str:
+    """One line as code, fenced so that backticks in it stay what they are."""
+    text = one_line(value)
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
 
 
-def _left_out(metrics: dict[str, Any]) -> list[str]:
-    """One sentence for each metric whose mean is not over all cases."""
-    total = len(metrics["cases"])
-    return [
-        f"{heading(key)}: {count} of {total} cases {why}, left out of the mean."
-        for entry, why in (("num_infinite", "infinite (identical volumes)"), ("num_missing", "without a value"))
-        for key, count in metrics.get(entry, {}).items()
-    ]
+def _table(table: Table) -> str:
+    def cell(value: Any) -> str:
+        return f"{value.word} {_text(value.text)}".strip() if isinstance(value, Mark) else _text(value)
+
+    rows = [[cell(value) for value in row] for row in table.rows]
+    if table.ends_in_mean:
+        rows[-1] = [f"**{text}**" if text else "" for text in rows[-1]]
+    lines = [[_text(name) for name in table.header], ["---"] + ["---:"] * (len(table.header) - 1), *rows]
+    return f"{_text(table.caption)}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _case_table(metrics: dict[str, Any]) -> str:
-    cases = metrics["cases"]
-    keys = dict.fromkeys(key for case in cases for key in case if key != "case")
-    keys = [key for key in keys if not any(isinstance(case.get(key), (list, dict)) for case in cases)]
-    rows = [[case["case"], *(show(key, case.get(key)) for key in keys)] for case in cases]
-    mean = [f"**{show(key, metrics['mean'][key])}**" if key in metrics["mean"] else "" for key in keys]
-    return _table(["case", *map(heading, keys)], [*rows, [f"**mean of {len(cases)}**", *mean]])
-
-
-def _definitions(metrics: dict[str, Any]) -> str:
-    described = [describe(key) for key in metrics["mean"]]
-    lines = dict.fromkeys(
-        f"- **{column.heading}**: {column.definition}" for _, column in described if column.definition
-    )
-    prefixes = dict.fromkeys(prefix for prefix, _ in described if prefix)
-    lines |= dict.fromkeys(
-        f"- Columns that begin with **{p}** measure the `{p}` volume the same way." for p in prefixes
-    )
-    return "\n".join(lines)
-
-
-def _settings(settings: dict[str, Any]) -> str:
+def _settings(settings: Settings) -> str:
     lines = []
-    for name, value in settings.items():
+    for name, value in settings.items.items():
         text = str(value).strip()
-        lines.append(f"- **{name}**:\n\n  ```\n{_indent(text)}\n  ```" if "\n" in text else f"- **{name}**: `{text}`")
+        fence = "`" * (max(2, *map(len, re.findall("`+", text)), 0) + 1)
+        block = f"\n\n  {fence}\n{textwrap.indent(text, '  ')}\n  {fence}"
+        lines.append(f"- **{_text(name)}**:" + (block if "\n" in text else f" {_code(text)}"))
     return "\n".join(lines)
 
 
-def _indent(text: str) -> str:
-    return "\n".join("  " + line for line in text.splitlines())
+def _picture(picture: Picture, folder: Path) -> str:
+    path = quote(Path(os.path.relpath(picture.path, folder)).as_posix())
+    return f"![{_text(picture.caption)}]({path})\n\n*{_text(picture.caption)}*"
 
 
-def _picture(picture: str | os.PathLike, folder: Path) -> str:
-    path = os.path.relpath(picture, folder) if os.path.isabs(picture) else os.fspath(picture)
-    return f"![{Path(path).stem}]({quote(Path(path).as_posix())})"
+def _block(block: Block, folder: Path) -> str:
+    match block:
+        case Heading(text):
+            return f"### {_text(text)}"
+        case Text(text):
+            return _text(text)
+        case Terms(items):
+            return "\n".join(f"- **{_text(name)}**: {_text(text)}" for name, text in items)
+        case Facts(items):
+            return "\n".join(f"- {_text(label)}: **{_text(value)}**" for label, value, _ in items)
+        case Table():
+            return _table(block)
+        case Settings():
+            return _settings(block)
+        case Picture():
+            return _picture(block, folder)
 
 
 def write_report(
     output_dir: str | os.PathLike,
-    metrics: dict[str, Any],
+    metrics: Mapping[str, Any],
     title: str,
-    settings: dict[str, Any],
-    pictures: list[str],
+    settings: Mapping[str, Any],
+    pictures: Sequence[Mapping[str, Any] | str | os.PathLike],
 ) -> Path:
-    """Write ``report.md``: the cases, their mean, what the metrics mean, how it was run, and pictures.
+    """Write ``report.md``: the verdict, the numbers of every case, pictures, what it all means, how it was run.
+
+    It says what ``report.html`` says, in the same order.
 
     Args:
         output_dir: folder of the evaluation; made if need be.
-        metrics: what ``write_metrics`` returned (or ``json.load`` of ``metrics.json``).
+        metrics: what ``write_metrics`` returned (or ``json.load`` of ``metrics.json``); any part may be missing.
         title: first line.
         settings: what a reader needs to repeat the numbers: command, commit, data, hardware, ...; printed in order.
-        pictures: PNG files, absolute or relative to ``output_dir``; embedded by relative path, so that the folder can
-            be moved.
+        pictures: ``{"path", "case", "caption"}`` each, ``case`` None for a picture of all cases, or just a path;
+            absolute or relative to ``output_dir``; embedded by relative path, so that the folder can be moved.
 
     Returns:
         Path of ``report.md``.
     """
-    folder = Path(output_dir)
-    sections = [
-        f"# {title}",
-        INTRODUCTION,
-        "## Results",
-        _case_table(metrics),
-        "\n".join(f"- {sentence}" for sentence in _left_out(metrics)),
-        "The same numbers, unrounded: `metrics.json` and `per_case.csv`.",
-        "## What the numbers mean",
-        _definitions(metrics),
-    ]
-    if settings:
-        sections += ["## How it was run", _settings(settings)]
-    if pictures:
-        sections += ["## Pictures", *(_picture(picture, folder) for picture in pictures)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "report.md", "\n\n".join(section for section in sections if section) + "\n")
-    return folder / "report.md"
+    folder = Path(output_dir).absolute()
+    lines = [f"# {_text(title)}"]
+    for chapter in tell_story(metrics, settings, pictures, folder):
+        lines += [f"## {_text(chapter.title)}", *(_block(block, folder) for block in chapter.blocks)]
+    write_whole(folder / "report.md", "\n\n".join(line for line in lines if line) + "\n")
+    return Path(output_dir) / "report.md"
 
 
-def format_summary(metrics: dict[str, Any]) -> str:
+def format_summary(metrics: Mapping[str, Any]) -> str:
     """The means, the worst case and what was left out, in a few lines for the terminal.
 
     Args:
         metrics: what ``write_metrics`` returned.
     """
-    cases, mean = metrics["cases"], metrics["mean"]
+    cases = metrics["cases"]
+    mean = {k: v for k, v in metrics["mean"].items() if k in HEADLINES or describe(k)[0] != "decoded"}
     lines = [f"{len(cases)} case{'s' * (len(cases) != 1)}, mean:"]
     width = max((len(heading(key)) for key in mean), default=0)
     lines += [f"  {heading(key):<{width}}  {show(key, value)}" for key, value in mean.items()]
-    rated = [case for case in cases if is_metric(case.get("psnr")) and case.get("psnr") is not None]
-    if len(rated) > 1:
-        worst = min(rated, key=lambda case: float(case["psnr"]))
+    worst = worst_first(cases)[0] if len(cases) > 1 else {}
+    if number(worst.get("psnr")) == number(worst.get("psnr")):
         lines.append(f"  lowest PSNR: {worst['case']} ({show('psnr', worst['psnr'])} dB)")
-    return "\n".join(lines + ["  " + sentence for sentence in _left_out(metrics)])
+    return "\n".join(lines + ["  " + sentence for sentence in left_out(metrics, mean)])

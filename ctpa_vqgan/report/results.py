@@ -59,14 +59,27 @@ def summarize(cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def to_csv(cases: list[dict[str, Any]]) -> str:
-    """One row a case, one column a key that holds single values; infinite is ``inf``, missing is empty."""
-    keys = dict.fromkeys(key for case in cases for key in case)
-    flat = [key for key in keys if not any(isinstance(case.get(key), (list, dict)) for case in cases)]
+    """One row a case, one column a key that holds single values; infinite is ``inf``, missing is empty.
+
+    What lies deeper has its way there as heading, ``reconstruction.tissues.lung.bias_hu``, and stands on the right.
+    """
+    rows = [_flat(case) for case in cases]
+    keys = dict.fromkeys(key for row in rows for key in row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, flat, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, sorted(keys, key=lambda key: "." in key), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(cases)
+    writer.writerows(rows)
     return text.getvalue()
+
+
+def _flat(row: dict[str, Any], way: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{way}{key}.")
+        elif not isinstance(value, list):
+            found[f"{way}{key}"] = value
+    return found
 
 
 def write_metrics(

@@ -33,6 +33,19 @@ class Sheet:
             (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         )
 
+    def chart(self, left: float, top: float, width: float, height: float, xlabel: str, ylabel: str):
+        """Empty axes for curves, in the page's colours."""
+        axes = self.axes(left, top, width, height)
+        axes.set_facecolor(PAPER)
+        axes.tick_params(colors=INK, which="both", labelsize=11)
+        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(INK)
+        axes.set_xlabel(xlabel, color=INK, fontsize=12)
+        axes.set_ylabel(ylabel, color=INK, fontsize=12)
+        return axes
+
     def text(self, left: float, top: float, text: str, **style) -> None:
         """A line of text; a dollar sign is a dollar sign, as file names go."""
         style = {"color": INK, "fontsize": 13, "parse_math": False, **style}
@@ -52,13 +65,21 @@ class Sheet:
     def scale(self, box: tuple[float, ...], shown, ticks: Sequence[int]) -> None:
         """The colour bar of a panel in HU."""
         axes = self.axes(*box)
-        bar = self.figure.colorbar(shown, cax=axes, extend="max", ticks=ticks)
+        bar = self.figure.colorbar(shown, cax=axes, extend="both", ticks=ticks)
         bar.outline.set_visible(False)
         axes.set_yticklabels([*map(str, ticks[:-1]), f"{ticks[-1]} HU"])
         axes.tick_params(colors=INK, labelsize=11)
 
+    def pixels(self, width: int) -> np.ndarray:
+        """The page as [rows, columns, 3] bytes, ``width`` columns wide."""
+        self.figure.set_dpi(width / self.width)
+        self.figure.canvas.draw()
+        return np.asarray(self.figure.canvas.buffer_rgba())[..., :3].copy()
+
     def png(self) -> bytes:
-        """The page as a PNG file's content."""
+        """The page as a PNG file's content; 7 bits a colour, as the eighth is noise and a fifth of the file."""
+        from PIL import Image
+
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", facecolor=PAPER)
+        Image.fromarray(self.pixels(round(self.width * DPI)) & 0xFE).save(buffer, format="png")
         return buffer.getvalue()

@@ -48,8 +48,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def evaluate(folder, network, writer=True, decoded=False, **options):
-    scores = CaseScores(network, WINDOW, decoded=decoded)
+def evaluate(folder, network, writer=True, **options):
+    scores = CaseScores(network, WINDOW)
     dataset = CaseDataset(find_cases(folder / "in"), prepare_volume(WINDOW))
     evaluator = SupervisedEvaluator(
         device="cpu",
@@ -105,14 +105,13 @@ def test_a_reconstruction_lies_on_the_grid_of_its_input(folder):
 
 
 def test_identical_volumes_break_neither_scores_nor_files(folder):
-    evaluator, scores = evaluate(folder, Identity(), report=True)
+    evaluator, scores = evaluate(folder, Identity())
     assert all(math.isinf(row["psnr"]) for row in scores.rows)
     content = metrics(folder)
     assert [case["psnr"] for case in content["cases"]] == ["inf", "inf"]
     assert content["mean"]["psnr"] is None
     assert content["mean"]["mae_hu"] == 0
     assert math.isnan(evaluator.state.metrics["psnr"])
-    assert "∞" in (folder / "out/report.md").read_text()
 
 
 def test_one_infinite_score_is_left_out_of_the_mean(folder):
@@ -134,13 +133,6 @@ def test_a_second_run_forgets_the_cases_of_the_first(folder):
     assert [row["case"] for row in scores.rows] == ["a", "b"]
 
 
-def test_decoded_codes_are_scored_where_asked(folder):
-    evaluate(folder, Identity(offset_hu=20.0), decoded=True)
-    case = metrics(folder)["cases"][0]
-    assert case["decoded_psnr"] < case["psnr"], "an untrained network decodes noise"
-    assert {"decoded_ssim", "decoded_mae_hu", "decoded_rmse_hu"} <= set(case)
-
-
 def test_a_network_without_exact_tiles_is_scored_without_codes(folder):
     network = VQGAN(channels=(8, 8), num_embeddings=16, embedding_dim=4, norm="group")
     evaluate(folder, network)
@@ -148,15 +140,6 @@ def test_a_network_without_exact_tiles_is_scored_without_codes(folder):
     assert "psnr" in case
     assert case["bits_per_voxel"] == pytest.approx(4 / 64, rel=0.5)  # 16 codes for 4x4x4 voxels, and padding
     assert "usage" not in case
-
-
-def test_a_report_comes_with_pictures_of_the_first_cases(folder):
-    evaluate(folder, Identity(offset_hu=20.0), report=True, max_pictures=1, settings={"weights": "none"})
-    written = {path.name for path in (folder / "out").iterdir()}
-    assert {"report.md", "montage.png"} <= written
-    assert "montage_b.png" not in written
-    assert "montage.png" in (folder / "out/report.md").read_text()
-    assert "weights" in (folder / "out/report.md").read_text()
 
 
 def test_volumes_can_be_left_out(folder):

@@ -1,0 +1,68 @@
+"""Keep what is known of each case, so that an evaluation that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctpa_vqgan.data.cases import Case
+from ctpa_vqgan.files import write_whole
+from ctpa_vqgan.report.results import strict
+
+
+class CaseFiles:
+    """``cases/<case>.json`` in the folder of an evaluation.
+
+    A case is done if its file was made of the same bytes by the same network and settings; anything else is judged
+    anew, a damaged file too.
+
+    Args:
+        folder: of the evaluation.
+        made_by: all that a row depends on but the volume, as plain values: the network's fingerprint, settings.
+    """
+
+    def __init__(self, folder: str | Path, made_by: Mapping[str, Any]) -> None:
+        self.folder, self.made_by = Path(folder) / "cases", strict(dict(made_by))
+        self._digests: dict[str, str] = {}
+
+    def is_done(self, case: Case) -> bool:
+        """Whether nothing is left to do for this case."""
+        return self.row(case) is not None
+
+    def row(self, case: Case) -> dict[str, Any] | None:
+        """What was found of this case, as strict JSON has it; None if that is not known."""
+        try:
+            known = json.loads(self._path(case["case"]).read_text())
+            fits = known["made_by"] == self.made_by and known["sha256"] == self._digest(case)
+            return known["row"] if fits else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, case: Case, row: Mapping[str, Any]) -> None:
+        """Keep what was found of this case.
+
+        Raises:
+            UserError: if the disk is full.
+        """
+        content = {"made_by": self.made_by, "sha256": self._digest(case), "row": strict(dict(row))}
+        write_whole(self._path(case["case"]), json.dumps(content, allow_nan=False) + "\n")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _digest(self, case: Case) -> str:
+        """SHA-256 of the files of a case, each once in a run."""
+        if case["case"] not in self._digests:
+            self._digests[case["case"]] = _digest(case["image"])
+        return self._digests[case["case"]]
+
+
+def _digest(image: str | Path | Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for file in [image] if isinstance(image, (str, Path)) else image:
+        with Path(file).open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()

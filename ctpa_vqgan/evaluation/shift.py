@@ -1,0 +1,55 @@
+"""Whether a reconstruction depends on where its windows lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctpa_vqgan.metrics import shift_sd
+
+
+def shift_test(
+    reconstruct: Callable[[torch.Tensor], torch.Tensor],
+    original: torch.Tensor,
+    roi_size: Sequence[int],
+    stride: Sequence[int],
+    factor: Sequence[int],
+    margin: Sequence[int],
+) -> dict[str, Any] | None:
+    """Reconstruct the middle of a volume twice, the second time half a stride away, see ``metrics.shift_sd``.
+
+    As much of the volume as one window holds, in a box of air that takes two along each axis: 16 windows in all. The
+    air is not part of the volume, so only voxels that are ``margin`` away from it count: what is left depends on where
+    windows lie, and on nothing else.
+
+    Args:
+        reconstruct: [X, Y, Z] in HU to the same in HU.
+        original: [X, Y, Z], HU.
+        roi_size: voxels of a window.
+        stride: voxels from window to window.
+        factor: voxels per code; the shift is a multiple of it, so that cells of codes stay cells of codes.
+        margin: voxels that a reconstructed voxel depends on, along each axis.
+
+    Returns:
+        ``mean_hu`` and ``p95_hu`` of the voxels' standard deviation, ``offsets``, the ``box`` in voxels, and
+        ``num_voxels`` that count; None where the volume or the window is too small for any.
+    """
+    size = [min(side, roi) for side, roi in zip(original.shape, roi_size)]
+    inside = tuple(slice(m, side - m) for m, side in zip(margin, size))
+    if any(part.stop <= part.start for part in inside):
+        return None
+    starts = [(side - crop) // 2 for side, crop in zip(original.shape, size)]
+    crop = original[tuple(slice(start, start + side) for start, side in zip(starts, size))]
+    shift = [max(step // 2 // f, 1) * f for step, f in zip(stride, factor)]
+    offsets = [[0, 0, 0], shift]
+    sd = shift_sd(reconstruct, crop, offsets).sd[inside]
+    return {
+        "mean_hu": sd.mean(dtype=torch.float64).item(),
+        "p95_hu": float(np.percentile(sd.numpy(), 95)),
+        "offsets": offsets,
+        "box": [side + step for side, step in zip(size, shift)],
+        "num_voxels": sd.numel(),
+    }

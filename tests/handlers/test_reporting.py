@@ -1,0 +1,177 @@
+"""The folder that an evaluation leaves, also when it is stopped in the middle."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+
+from ctpa_vqgan.data import ReadableCases, ToHUd, find_cases, prepare_volume
+from ctpa_vqgan.errors import Stopped, UserError
+from ctpa_vqgan.evaluation import CaseFiles, Reconstructor
+from ctpa_vqgan.handlers import CaseJudge, Extent, ReportWriter
+from ctpa_vqgan.inferers import VQGANInferer
+from ctpa_vqgan.networks import VQGAN
+
+WINDOW = (-1000.0, 1000.0)
+
+
+class Identity(VQGAN):
+    """A network whose windows come back as they are, and which counts them."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x.clone()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        values = rng.normal(50, 20, (34, 33, 12)).astype(np.int16)
+        values[-3:, -3:], values[-3:, :3] = -900, 400  # some lung and blood, as in a CT
+        nib.save(nib.Nifti1Image(values, np.diag([-0.8, -0.8, 1.5, 1.0])), tmp_path / f"in/{name}.nii.gz")
+    return tmp_path
+
+
+def run(folder, made_by=None, stop_at=None, **options):
+    torch.manual_seed(0)
+    network = Identity(channels=(4, 8), num_embeddings=32, embedding_dim=4).eval()
+    inferer = VQGANInferer(roi_size=(16, 16, 8))
+    scores = CaseJudge(Reconstructor(network, inferer, WINDOW), extent=Extent(0, 0))
+    files = CaseFiles(folder / "out", made_by or {"network": "one"})
+    transform = prepare_volume(WINDOW)
+
+    def read(case):
+        if case["case"] == stop_at:
+            raise KeyboardInterrupt
+        return transform(case)
+
+    cases = ReadableCases(find_cases(folder / "in"), read, files.is_done)
+    options = {"phantoms": False, "pictured_cases": 0, "progress": False, **options}  # pictures take seconds
+    evaluator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=DataLoader(cases, batch_size=1),
+        network=network,
+        inferer=inferer,
+        postprocessing=ToHUd(keys="pred", hu_window=WINDOW),
+        key_val_metric={"psnr": scores},
+        val_handlers=[ReportWriter(folder / "out", scores, files, **options)],
+    )
+    evaluator.run()
+    return network.calls
+
+
+def metrics(folder):
+    return json.loads((folder / "out/metrics.json").read_text())
+
+
+def test_a_report_comes_with_tables_pictures_and_volumes(folder):
+    run(folder, settings={"weights": "none"}, pictured_cases=2)
+    written = {path.name for path in (folder / "out").iterdir()}
+    assert {"report.html", "report.md", "metrics.json", "per_case.csv", "montage.png", "tissues.png"} <= written
+    assert {f"{kind}_{case}.png" for kind in ("montage", "slices", "codes") for case in "ab"} <= written
+    assert {f"{case}_reconstruction.nii.gz" for case in "abc"} <= written
+    assert "weights" in (folder / "out/report.html").read_text()
+    with (folder / "out/per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["a", "b", "c"]
+    assert float(rows[0]["reconstruction.tissues.soft_tissue.bias_hu"]) == 0
+
+
+def test_an_identical_reconstruction_is_told_and_leaves_a_report(folder):
+    run(folder)
+    found = metrics(folder)
+    assert [case["psnr"] for case in found["cases"]] == ["inf"] * 3
+    assert found["mean"]["psnr"] is None and found["num_infinite"]["psnr"] == 3
+    assert found["mean"]["mae_hu"] == 0
+    for page in ("report.md", "report.html"):
+        assert "∞" in (folder / "out" / page).read_text()
+
+
+def test_only_the_worst_cases_are_pictured(folder):
+    run(folder, pictured_cases=1)
+    pictured = sorted(path.name for path in (folder / "out").glob("montage_*.png"))
+    assert len(pictured) == 1
+    assert (folder / "out/montage.png").read_bytes() == (folder / "out" / pictured[0]).read_bytes()
+
+
+def test_none_need_be_pictured(folder):
+    run(folder)
+    assert not list((folder / "out").glob("montage*.png"))
+
+
+def test_a_stopped_evaluation_goes_on_with_the_next_case(folder, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at="c")
+    assert sorted(path.name for path in (folder / "out/cases").iterdir()) == ["a.json", "b.json"]
+    whole = run(folder, made_by={"network": "two"})
+    assert run(folder, made_by={"network": "two"}) == 0, "nothing is left to reconstruct"
+    assert "3 of 3 cases were judged before" in capsys.readouterr().out
+    assert run(folder) == whole, "the other network's files were overwritten"
+
+
+def test_the_rest_of_a_stopped_evaluation_makes_it_whole(folder):
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at="c")
+    rest = run(folder)
+    resumed = metrics(folder)
+    again = {"network": "two"}
+    assert rest * 3 == run(folder, made_by=again)
+    expected = metrics(folder)
+    for found in (resumed, expected):
+        for case in found["cases"]:
+            del case["seconds"]
+        del found["mean"]["seconds"]
+    assert resumed == expected
+
+
+def test_a_damaged_volume_is_told_and_costs_no_other(folder):
+    (folder / "in/b.nii.gz").write_bytes((folder / "in/b.nii.gz").read_bytes()[:200])
+    with pytest.raises(Stopped) as stopped:
+        run(folder)
+    assert stopped.value.code == 3
+    found = metrics(folder)
+    assert [case["case"] for case in found["cases"]] == ["a", "c"]
+    assert [refused["case"] for refused in found["refused"]] == ["b"]
+    assert "b.nii.gz" in found["refused"][0]["error"]
+    for page in ("report.md", "report.html"):
+        assert found["refused"][0]["error"].split(":")[1][:20] in (folder / "out" / page).read_text()
+
+
+def test_nothing_but_damaged_volumes_is_an_error(folder):
+    for path in (folder / "in").iterdir():
+        path.write_bytes(b"no volume")
+    with pytest.raises(UserError, match=r"a\.nii\.gz"):
+        run(folder)
+    assert not (folder / "out/metrics.json").exists()
+
+
+def test_use_of_the_codebook_is_told_over_all_cases(folder):
+    run(folder)
+    found = metrics(folder)
+    counts = np.sum([case["codes"]["counts"] for case in found["cases"]], axis=0)
+    assert found["codebook"]["num_tokens"] == counts.sum()
+    assert found["codebook"]["usage"] == (counts > 0).sum() / 32
+
+
+def test_phantoms_are_measured_once_for_a_network(folder, monkeypatch):
+    measured = []
+
+    def fake(reconstruct, **options):
+        measured.append(reconstruct(torch.zeros(16, 16, 16)).shape)
+        return {"spacing_mm": [1.0, 1.0, 1.0]}
+
+    monkeypatch.setattr("ctpa_vqgan.handlers.reporting.measure_phantoms", fake)
+    monkeypatch.setattr("ctpa_vqgan.handlers.reporting.save_phantom_figure", lambda path, phantoms: path)
+    run(folder, phantoms=True)
+    run(folder, phantoms=True)
+    assert measured == [(16, 16, 16)] * 2, "by windows and by codes, in the first run only"
+    assert set(metrics(folder)["phantoms"]) == {"reconstruction", "decoded"}
