@@ -10,10 +10,11 @@ from ctpa_vqgan.__main__ import _parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def test_the_python_example_runs():
@@ -24,8 +25,16 @@ def test_the_python_example_runs():
     assert names["codes"].shape == (1, 18, 15, 12)
 
 
+def test_the_python_example_of_the_evaluation_prints_what_it_says(capsys):
+    (example,) = blocks("python", EVALUATION)
+    exec(compile(example, "docs/evaluation.md", "exec"), {})
+    promised = re.findall(r"print\(.*\)  # ([\d.]+|nan)", example)
+    printed = capsys.readouterr().out.split()
+    assert [round(float(number), 3) for number in printed] == pytest.approx(list(map(float, promised)), nan_ok=True)
+
+
 def commands() -> list[str]:
-    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks("sh") + blocks("sh", EVALUATION)).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith("python -m ctpa_vqgan")]
 
 

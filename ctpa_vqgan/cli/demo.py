@@ -51,7 +51,7 @@ def run_demo(data: str | None = None, output: str = "runs/demo") -> None:
     train = [*package, "train", "--data", "YOUR_FOLDER", "--output", "runs/first", "--overlay", "configs/cpu.yaml"]
     print(
         f"""{beside}
-Done. Look at {folder / "report.md"} and {folder / "montage.png"}; the reconstruction lies beside them as NIfTI.
+Done. Look at {folder / "report.html"} and {folder / "montage.png"}; the reconstruction lies beside them as NIfTI.
 A few minutes on a CPU show the way, not the quality. Three commands to try next (the last without its overlay is the
 full-resolution recipe, for a GPU):
   {shlex.join(tensorboard)}
