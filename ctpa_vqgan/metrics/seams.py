@@ -1,4 +1,4 @@
-"""Whether a reconstruction shows where its windows begin and end: jumps of the error on those planes, and a shift test.
+"""Whether a reconstruction shows where its windows begin and end: jumps of the error on those planes.
 
 The field's index is the mean absolute first difference of the error on window planes over that elsewhere (blockiness:
 Liu and Heynderickx, EURASIP 2009). It is given as ``ratio``, but it is blind to what the eye sees first: a step of
@@ -11,17 +11,16 @@ the plane, which leaves a step whole and divides white noise by 16.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ctpa_vqgan.data.patches import grid_windows
-from ctpa_vqgan.metrics.slabs import SLAB, check_volumes, read_slab, slabs
+from ctpa_vqgan.metrics.jumps import Jumps
+from ctpa_vqgan.metrics.slabs import check_volumes, read_slab, slabs
 
-BLOCK = 16  # voxels a side; divides SLAB, so that blocks never lie in two slabs
 GUARD = 1  # planes on either side of a window plane that stand for neither: a seam may be smeared
 TREND = 5  # planes on either side that tell how a smooth error goes on
 NEARBY = 10  # planes on either side that tell what is usual there
@@ -74,20 +73,6 @@ class Seams(NamedTuple):
         return tuple(plane for plane in self.planes if plane.found)
 
 
-class ShiftSD(NamedTuple):
-    """How much each voxel depends on where the windows lie.
-
-    Attributes:
-        sd: [X, Y, Z], float32, HU: standard deviation over the offsets (divided by their number).
-        mean_hu: its mean.
-        p95_hu: its 95th percentile.
-    """
-
-    sd: torch.Tensor
-    mean_hu: float
-    p95_hu: float
-
-
 def window_planes(
     size: Sequence[int], roi_size: Sequence[int], stride: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -136,7 +121,8 @@ def seam_index(
     White noise of s HU leaves a step in a plane of n voxels a standard error of about 1.6 s / sqrt(n): 0.5 HU for 30 HU
     and 96 x 96 voxels, 0.1 HU for 512 x 512; smooth noise leaves more. A step that covers a share of the
     plane counts as its root mean square, so air around the patient thins it out. Gaussian blending can hide that
-    windows disagree: see :func:`shift_sd`. Memory is bounded, slabs of 32 slices: about 0.4 GB for 512 x 512 slices.
+    windows disagree: see :func:`~ctpa_vqgan.metrics.shift_sd`. Memory is bounded, slabs of 32 slices: about 0.4 GB for
+    512 x 512 slices.
 
     Args:
         reconstruction: [X, Y, Z] array or tensor, HU.
@@ -156,7 +142,7 @@ def seam_index(
     if len(planes) != 3 or any(p < 1 for axis in planes for p in axis):
         raise ValueError(f"planes must be three lists of positive numbers, as of window_planes(), got {planes}")
     check_volumes(reconstruction, original)
-    jumps = _Jumps(tuple(original.shape))
+    jumps = Jumps(tuple(original.shape))
     for start, stop in slabs(original.shape[-1]):
         pair = [read_slab(volume, start, stop, device) for volume in (reconstruction, original)]
         for name, slab in zip(("reconstruction", "original"), pair):
@@ -166,59 +152,6 @@ def seam_index(
     inside = [sorted({int(p) for p in axis if p < side}) for axis, side in zip(planes, original.shape)]
     axes = [_axis_seams(axis, inside[axis], *jumps.of(axis)) for axis in range(3)]
     return _together(axes)
-
-
-class _Jumps:
-    """Jumps of the error across every plane: their mean over blocks, and their mean absolute value.
-
-    Kept in float64 on the CPU: 13 MB for 512 x 512 x 604 voxels.
-    """
-
-    def __init__(self, size: tuple[int, int, int]) -> None:
-        assert SLAB % BLOCK == 0
-        self.size = size
-        self.last: torch.Tensor | None = None  # [X, Y, 1]: the slice before this slab
-        self.absolute = [np.zeros(side) for side in size]
-        self.sums, self.counts = [], []
-        for axis in range(3):
-            u, v = (size[other] for other in range(3) if other != axis)
-            self.sums.append(np.zeros((size[axis], -(-u // BLOCK), -(-v // BLOCK))))
-            self.counts.append(np.multiply.outer(_block_lengths(u), _block_lengths(v)))
-
-    def add(self, error: torch.Tensor, start: int) -> None:
-        """Take the error of the slices from ``start`` on, [X, Y, z]; slabs come in order."""
-        stop = start + error.shape[-1]
-        within = slice(start // BLOCK, -(-stop // BLOCK))
-        for axis in (0, 1):
-            jump = error.diff(dim=axis).movedim(axis, 0)  # [planes, u, z]
-            self.sums[axis][1:, :, within] += _block_sums(jump)
-            self.absolute[axis][1:] += _absolute(jump)
-        joined = error if self.last is None else torch.cat((self.last, error), dim=-1)
-        jump = joined.diff(dim=-1).movedim(-1, 0)
-        self.sums[2][stop - len(jump) : stop] = _block_sums(jump)
-        self.absolute[2][stop - len(jump) : stop] = _absolute(jump)
-        self.last = error[..., -1:].clone()
-
-    def of(self, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean jumps [planes, u, v], the voxels of each block [u, v] and mean absolute jumps [planes], in HU."""
-        counts = self.counts[axis]
-        return self.sums[axis] / counts, counts, self.absolute[axis] / counts.sum()
-
-
-def _block_lengths(side: int) -> np.ndarray:
-    return np.minimum(BLOCK, side - np.arange(0, side, BLOCK))
-
-
-def _block_sums(jump: torch.Tensor) -> np.ndarray:
-    """[planes, U, V] -> [planes, u, v]."""
-    num_planes, *sides = jump.shape
-    u, v = (-(-side // BLOCK) for side in sides)
-    padded = F.pad(jump, (0, v * BLOCK - sides[1], 0, u * BLOCK - sides[0]))
-    return padded.reshape(num_planes, u, BLOCK, v, BLOCK).sum(dim=(2, 4)).cpu().double().numpy()
-
-
-def _absolute(jump: torch.Tensor) -> np.ndarray:
-    return jump.abs().sum(dim=(1, 2), dtype=torch.float64).cpu().numpy()
 
 
 class _Axis(NamedTuple):
@@ -301,56 +234,3 @@ def _together(axes: list[_Axis]) -> Seams:
 def _root_mean(excess: np.ndarray) -> float:
     excess = excess[np.isfinite(excess)]
     return math.sqrt(max(float(excess.mean()), 0.0)) if len(excess) else math.nan
-
-
-@torch.no_grad()
-def shift_sd(
-    reconstruct: Callable[[torch.Tensor], torch.Tensor],
-    volume: Any,
-    offsets: Sequence[Sequence[int]],
-    air_hu: float = -1000.0,
-) -> ShiftSD:
-    """Reconstruct a volume at several offsets to the windows; a tokenizer that is exact gives the same every time.
-
-    The volume is moved within one larger box of air, so that the windows themselves never move, and the results are
-    moved back. Near the volume's borders, context differs between offsets too: air on one side or the other.
-    Memory: two volumes of float32, besides the box and what ``reconstruct`` takes.
-
-    >>> shift_sd(lambda box: box, torch.zeros(8, 8, 8), [(0, 0, 0), (3, 0, 1)]).mean_hu
-    0.0
-
-    Args:
-        reconstruct: from a box [X', Y', Z'], float32 HU, to its reconstruction of the same shape.
-        volume: [X, Y, Z] array or tensor, HU.
-        offsets: where the volume begins in the box, in voxels; at least two, and multiples of the network's factor
-            where codes are to be compared like with like.
-        air_hu: what fills the box.
-
-    Raises:
-        ValueError: if there are fewer than two offsets, one is not three numbers from 0 on, ``volume`` is none, or
-            ``reconstruct`` gives back another shape.
-    """
-    if len(offsets) < 2 or any(len(offset) != 3 or min(offset) < 0 for offset in offsets):
-        raise ValueError(f"offsets must be at least two of three numbers from 0 on, got {list(offsets)}")
-    size = tuple(volume.shape)
-    if len(size) != 3 or 0 in size:
-        raise ValueError(f"volume must be [X, Y, Z], got shape {size}; take out batch and channel first")
-    volume = read_slab(volume, 0, size[2])
-    box_size = [side + max(steps) for side, steps in zip(size, zip(*offsets))]
-    for number, offset in enumerate(offsets, start=1):
-        where = tuple(slice(step, step + side) for step, side in zip(offset, size))
-        box = volume.new_full(box_size, air_hu)
-        box[where] = volume
-        result = reconstruct(box)
-        if tuple(result.shape) != tuple(box_size):
-            raise ValueError(f"reconstruct must keep the shape {tuple(box_size)}, it gave {tuple(result.shape)}")
-        result = read_slab(result[where], 0, size[2])
-        if number == 1:
-            mean, squares = result.clone(), torch.zeros_like(result)
-            continue
-        # Welford: no large sums to subtract from each other, so an exact tokenizer gives exactly 0
-        delta = result - mean
-        mean += delta / number
-        squares += delta.mul_(result.sub(mean))
-    sd = squares.div_(len(offsets)).sqrt_()
-    return ShiftSD(sd, sd.mean(dtype=torch.float64).item(), float(np.percentile(sd.cpu().numpy(), 95)))

@@ -8,7 +8,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from ctpa_vqgan.data.phantom import make_phantom
-from ctpa_vqgan.metrics.seams import seam_index, shift_sd, window_planes
+from ctpa_vqgan.metrics import seam_index, shift_sd, window_planes
 
 SIZE = (96, 96, 96)
 PLANES = window_planes(SIZE, (48, 48, 48), (36, 36, 36))  # 36, 48 and 84 on every axis
