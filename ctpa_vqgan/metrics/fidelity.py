@@ -34,7 +34,8 @@ def volume_fidelity(
         device: where slabs are computed, moved there one at a time; None takes the volumes' own.
 
     Returns:
-        ``psnr`` in dB, ``inf`` where the clipped volumes are identical; ``ssim``, NaN where a side is under 11 voxels;
+        ``psnr`` in dB, ``inf`` where the clipped volumes are identical; ``ssim`` and ``body_ssim``, see
+        :func:`~ctpa_vqgan.metrics.ssim.volume_ssim`, NaN where a side is under 11 voxels;
         ``mae_hu`` and ``rmse_hu``, mean absolute and root mean square error in HU; ``clipped_share``, the share of the
         original's voxels outside ``hu_range``.
 
@@ -54,10 +55,11 @@ def volume_fidelity(
         absolute += error.sum(dtype=torch.float64).item()
         squared += error.square_().sum(dtype=torch.float64).item()
     num_voxels = math.prod(original.shape)
-    mse = squared / num_voxels
+    mse, ssim = squared / num_voxels, volume_ssim(reconstruction, original, hu_range, device)
     return {
         "psnr": 10 * math.log10((high - low) ** 2 / mse) if mse else math.inf,
-        "ssim": volume_ssim(reconstruction, original, hu_range, device),
+        "ssim": ssim.whole,
+        "body_ssim": ssim.body,
         "mae_hu": absolute / num_voxels,
         "rmse_hu": math.sqrt(mse),
         "clipped_share": clipped / num_voxels,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from ctpa_vqgan.metrics.body import body_voxels
 from ctpa_vqgan.metrics.slabs import check_volumes, read_slab, slabs
 
 WINDOW = 11  # voxels
@@ -59,17 +60,24 @@ def ssim_map(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return luminance * contrast
 
 
+class Ssim(NamedTuple):
+    """Mean SSIM over the windows of a ``whole`` volume, and over those whose middle is in the ``body``."""
+
+    whole: float
+    body: float
+
+
 @torch.no_grad()
 def volume_ssim(
     reconstruction: Any,
     original: Any,
     hu_range: tuple[float, float] = (-1000.0, 1000.0),
     device: torch.device | str | None = None,
-) -> float:
+) -> Ssim:
     """Mean SSIM of two volumes in HU, both clipped to ``hu_range``; the data range is the range's width.
 
-    Equal to ``monai.metrics.SSIMMetric(spatial_dims=3, data_range=width)`` of the clipped HU values to 1e-5. As there,
-    HU keep their sign (water is 0), and only windows that lie wholly inside the volume count.
+    The whole is equal to ``monai.metrics.SSIMMetric(spatial_dims=3, data_range=width)`` of the clipped HU values to
+    1e-5. As there, HU keep their sign (water is 0), and only windows that lie wholly inside the volume count.
     Computed slab by slab along the last axis with a halo of 5 voxels on either side, summed in float64.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004.
@@ -81,20 +89,23 @@ def volume_ssim(
         device: where slabs are computed; None takes the volumes' own.
 
     Returns:
-        SSIM, at most 1; NaN if a side is under 11 voxels, as no window fits.
+        SSIM of the whole volume and of the original's body (:func:`~ctpa_vqgan.metrics.body.body_voxels`), at most 1;
+        NaN if a side is under 11 voxels, as no window fits, or where there is no body.
 
     Raises:
         ValueError: if the two are not volumes of one shape.
     """
     check_volumes(reconstruction, original)
     if min(original.shape) < WINDOW:
-        return math.nan
+        return Ssim(math.nan, math.nan)
     low, high = hu_range
-    total = 0.0
+    total, body_total, num_body, middle = 0.0, 0.0, 0, slice(WINDOW // 2, -(WINDOW // 2))
     for start, stop in slabs(original.shape[-1], halo=WINDOW - 1):
-        x, y = (
-            read_slab(volume, start, stop, device).clamp(low, high).div_(high - low)
-            for volume in (reconstruction, original)
-        )
-        total += ssim_map(x, y).sum(dtype=torch.float64).item()
-    return total / math.prod(side - WINDOW + 1 for side in original.shape)
+        x, y = (read_slab(volume, start, stop, device) for volume in (reconstruction, original))
+        body = body_voxels(y)[middle, middle, middle]
+        found = ssim_map(*(hu.clamp(low, high).div_(high - low) for hu in (x, y)))
+        total += found.sum(dtype=torch.float64).item()
+        body_total += found[body].sum(dtype=torch.float64).item()
+        num_body += int(body.sum())
+    num_windows = math.prod(side - WINDOW + 1 for side in original.shape)
+    return Ssim(total / num_windows, body_total / num_body if num_body else math.nan)

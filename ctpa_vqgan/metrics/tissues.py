@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from ctpa_vqgan.metrics.codebook import AIR_HU, BODY_HU
+from ctpa_vqgan.metrics.body import body_voxels
 from ctpa_vqgan.metrics.error_counts import Errors, ErrorSummary
 from ctpa_vqgan.metrics.slabs import check_volumes, finite_slab, read_slab, slabs
 from ctpa_vqgan.windows import WINDOWS, Window
@@ -28,7 +27,6 @@ TISSUES_HU = {
     "bone": (700, math.inf),  # cortical, with metal and undiluted contrast
 }
 DISPLAY_WINDOWS = {**WINDOWS, "bone": Window(400, 1800)}
-BODY_CELL = 4  # voxels: the body is found as mean over such cubes
 
 
 class TissueFidelity(NamedTuple):
@@ -192,15 +190,5 @@ class _Pair:
                     f"labels are no whole numbers in slices {start} to {stop - 1}; "
                     "resample the label map with nearest neighbours"
                 )
-            group = self.classes(marks).mul_(2).add_(_body(y))
+            group = self.classes(marks).mul_(2).add_(body_voxels(y))
             yield x.view(-1), y.view(-1), group.view(-1)
-
-
-def _body(y: torch.Tensor) -> torch.Tensor:
-    """Voxels [X, Y, Z] in cells whose mean is above -950 HU; a slab holds whole cells, but for the volume's end."""
-    cell = [min(BODY_CELL, side) for side in y.shape]
-    mean = F.avg_pool3d(y.clamp(min=AIR_HU)[None], cell, ceil_mode=True)[0]  # at a border: mean of what there is
-    body = mean > BODY_HU
-    for dim, length in enumerate(y.shape):
-        body = body.repeat_interleave(BODY_CELL, dim=dim).narrow(dim, 0, length)
-    return body

@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from monai.metrics import PSNRMetric, SSIMMetric, regression
 
 from ctpa_vqgan.metrics import volume_fidelity, volume_ssim
+from ctpa_vqgan.metrics.body import body_voxels
 from ctpa_vqgan.metrics.ssim import ssim_map
 
 SIZES = [(11, 11, 11), (23, 17, 45), (13, 40, 31)]
@@ -49,6 +50,7 @@ def test_a_volume_compared_with_itself_is_perfect():
     assert volume_fidelity(original, original) == {
         "psnr": math.inf,
         "ssim": 1.0,
+        "body_ssim": 1.0,
         "mae_hu": 0.0,
         "rmse_hu": 0.0,
         "clipped_share": 0.0,
@@ -80,7 +82,7 @@ def test_ssim_equals_monai_in_float64_on_ct_like_volumes(size, monkeypatch):
     """In float32 MONAI itself is up to 1e-4 off where air is flat: it subtracts squares of 1000 HU from each other."""
     monkeypatch.setattr(regression, "convert_data_type", lambda volume, **_: (volume.double(),))
     reconstruction, original = ct_like_pair(size)
-    assert volume_ssim(reconstruction, original) == pytest.approx(monai_ssim(reconstruction, original), abs=1e-5)
+    assert volume_ssim(reconstruction, original).whole == pytest.approx(monai_ssim(reconstruction, original), abs=1e-5)
 
 
 @pytest.mark.parametrize("pair", [random_pair, ct_like_pair])
@@ -88,7 +90,25 @@ def test_ssim_equals_monai_in_float64_on_ct_like_volumes(size, monkeypatch):
 def test_slabs_give_the_value_of_the_whole(pair, depth):
     reconstruction, original = pair((14, 12, depth))
     scaled = (volume.clamp(-1000, 1000).double() / 2000 for volume in (reconstruction, original))
-    assert volume_ssim(reconstruction, original) == pytest.approx(ssim_map(*scaled).mean().item(), abs=1e-6)
+    assert volume_ssim(reconstruction, original).whole == pytest.approx(ssim_map(*scaled).mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("depth", [31, 42, 43, 75])
+def test_ssim_of_the_body_is_that_of_its_windows(depth):
+    reconstruction, original = random_pair((24, 12, depth))
+    original[:9], original[9:, :, 30:37] = -1000, -1000
+    reconstruction[:9] = -1000  # perfect air flatters the whole
+    scaled = (volume.clamp(-1000, 1000).double() / 2000 for volume in (reconstruction, original))
+    body = body_voxels(original.float())[5:-5, 5:-5, 5:-5]
+    found = volume_ssim(reconstruction, original)
+    assert found.body == pytest.approx(ssim_map(*scaled)[body].mean().item(), abs=1e-6)
+    assert found.body < found.whole - 0.01
+
+
+def test_without_a_body_there_is_no_ssim_of_it():
+    air = torch.full((12, 12, 12), -1000.0)
+    assert volume_ssim(air, air).whole == 1
+    assert math.isnan(volume_ssim(air, air).body)
 
 
 def test_every_kind_of_volume_gives_the_same_numbers_and_is_left_alone():
