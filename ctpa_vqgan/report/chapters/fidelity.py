@@ -24,7 +24,7 @@ from ctpa_vqgan.report.values import (
 )
 
 HEADLINES = (
-    *("psnr", "ssim", "mae_hu", "rmse_hu", "body_psnr", "body_mae_hu", "body_rmse_hu"),
+    *("psnr", "ssim", "mae_hu", "rmse_hu", "body_psnr", "body_ssim", "body_mae_hu", "body_rmse_hu"),
     *("decoded_psnr", "decoded_ssim", "decoded_mae_hu", "decoded_rmse_hu"),
 )
 VOLUMES = ("clipped_share", "seconds")
