@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 
 from ctpa_vqgan import __version__
 from ctpa_vqgan.cli.workflows import WORKFLOWS, find_bundle, run_workflow
-from ctpa_vqgan.errors import Stopped, printable, user_error
+from ctpa_vqgan.errors import Stopped, UserError, printable, user_error
 
 BUNDLE_HELP = "folder of the bundle, if it is not the one of the source tree"
 RESUMES = {
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--size", type=int, nargs=3, default=(512, 512, 604), metavar=("X", "Y", "Z"))
     phantom.add_argument("--spacing-mm", type=float, nargs=3, default=(0.7, 0.7, 0.6), metavar=("X", "Y", "Z"))
     phantom.add_argument("--seed", type=int, default=0)
-    phantom.add_argument("--labels", action="store_true", help="write the label maps too")
+    phantom.add_argument("--labels", action="store_true", help="write the label maps too, into OUTPUT_labels")
     phantom.set_defaults(function=_phantom, name="phantom")
     return parser
 
@@ -126,13 +127,16 @@ def _parser() -> argparse.ArgumentParser:
 def _workflow(options: argparse.Namespace) -> None:
     own = {"max_error_hu": getattr(options, "max_error_hu", None), "replay_path": getattr(options, "dump", None)}
     own["labels"] = getattr(options, "labels", None)
+    if own["labels"] is not None and options.name == "sweep":
+        raise UserError("--labels: --sweep measures no structures; leave it out, or evaluate without --sweep")
+    own = {knob: json.dumps(value) for knob, value in own.items() if value is not None}  # a path may look like YAML
     run_workflow(
         options.name,
         data=options.data,
         output=options.output,
         checkpoint=options.checkpoint,
         overlays=options.overlay,
-        settings=options.set + [f"{knob}={value}" for knob, value in own.items() if value is not None],
+        settings=options.set + [f"{knob}={value}" for knob, value in own.items()],
         bundle=options.bundle,
         trust=options.trust,
     )

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-import ctpa_vqgan
 from ctpa_vqgan.data import Case, GridPatches, RandomPatchDataset, validation_cases
 from ctpa_vqgan.errors import UserError, printable, user_error
+from ctpa_vqgan.evaluation.details import MEASURES
 from ctpa_vqgan.handlers import load_weights
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.inferers.bf16_check import trusted_precision
@@ -220,7 +220,7 @@ def judged_by(network: VQGAN, **settings: Any) -> dict[str, Any]:
     told = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
     return {
         "network": network_fingerprint(network),
-        "version": ctpa_vqgan.__version__,
+        "measures": MEASURES,
         **settings,
         "label_files": hashlib.sha256("\n".join(told).encode()).hexdigest() if told else None,
     }
@@ -240,7 +240,7 @@ def check_evaluation(codecs: Sequence[str], **counts: int) -> None:
 
 
 def run_sweep(
-    device: torch.device | str, precision: str, sw_batch_size: int, settings: Mapping[str, Any], **options: Any
+    device: torch.device | str, precision: str, sw_batch_size: int, data: str, weights: str, **options: Any
 ) -> None:
     """:func:`ctpa_vqgan.sweep.sweep`, for which bf16 passes its self-test with each size of windows."""
 
@@ -248,7 +248,8 @@ def run_sweep(
     def precision_of(window: tuple[int, ...]) -> str:
         return window_precision(options["network"], window, device, precision, sw_batch_size)
 
-    settings = {**facts(device), "precision": precision, "sw_batch_size": sw_batch_size, **settings}
+    settings = {**facts(device), "precision": precision, "sw_batch_size": sw_batch_size}
+    settings |= {"data": data, "weights": weights}
     sweep(**options, device=device, sw_batch_size=sw_batch_size, precision_of=precision_of, settings=settings)
 
 

@@ -52,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     "save_interval": 4,
     "log_interval": 1,
     "progress": False,
+    "validate::handlers::0::max_cases": 0,  # a picture at each validation is larger than all else that these runs write
 }
 DEVICE = os.environ.get("FAULTS_DEVICE", "cpu")  # of all trainings
 PHASES = {b"i": "start", b"w": "waiting for data", b"s": "step", b"c": "saving", b"e": "end of an epoch"}

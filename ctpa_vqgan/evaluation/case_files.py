@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from ctpa_vqgan.data.cases import Case
 from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.report.results import strict
 
+DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
+HEADERS = (".mhd", ".nhdr")  # may name another file, in which the voxels lie
+HEADER_BYTES = 2**16
+
 
 class CaseFiles:
     """``cases/<case>.json`` in the folder of an evaluation.
 
-    A case is done if its file was made of the same bytes by the same network and settings; anything else is judged
-    anew, a damaged file too.
+    A case is known if its file was made of the same bytes by the same network and settings; a damaged file is as none.
 
     Args:
         folder: of the evaluation.
@@ -27,10 +31,6 @@ class CaseFiles:
     def __init__(self, folder: str | Path, made_by: Mapping[str, Any]) -> None:
         self.folder, self.made_by = Path(folder) / "cases", strict(dict(made_by))
         self._digests: dict[str, str] = {}
-
-    def is_done(self, case: Case) -> bool:
-        """Whether nothing is left to do for this case."""
-        return self.row(case) is not None
 
     def row(self, case: Case) -> dict[str, Any] | None:
         """What was found of this case, as strict JSON has it; None if that is not known."""
@@ -63,6 +63,17 @@ class CaseFiles:
 def _digest(image: str | Path | Sequence[str]) -> str:
     digest = hashlib.sha256()
     for file in [image] if isinstance(image, (str, Path)) else image:
-        with Path(file).open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        for part in (Path(file), *_data_files(Path(file))):
+            with part.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
+
+
+def _data_files(header: Path) -> list[Path]:
+    """The file beside a header that it names."""
+    if header.suffix.lower() not in HEADERS:
+        return []
+    with header.open("rb") as file:
+        named = DATA_FILE.search(file.read(HEADER_BYTES))
+    path = header.parent / named[1].decode(errors="surrogateescape").strip() if named else header
+    return [path] if path != header and path.is_file() else []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ctpa_vqgan.evaluation.labels import Labels
 from ctpa_vqgan.metrics import PatientStructure, error_by_slice, seam_index, tissue_fidelity
+
+HU_RANGE = (-1000.0, 1000.0)  # on which fidelity is measured, whatever the network sees
+MEASURES = 1  # raise it when a number of a row changes its meaning: rows made before are then made anew
 
 
 def version_details(
@@ -16,8 +21,7 @@ def version_details(
     original: torch.Tensor,
     planes: Sequence[Sequence[int]],
     structure: PatientStructure,
-    labels: np.ndarray | None = None,
-    label_values: Mapping[str, int | Sequence[int]] | None = None,
+    labels: Labels | None = None,
 ) -> dict[str, Any]:
     """Errors by region, tissue, display window and slice, seams, and structure, as plain values.
 
@@ -26,15 +30,14 @@ def version_details(
         original: [X, Y, Z], HU.
         planes: window planes of each axis; three empty lists where there are no windows.
         structure: of the original.
-        labels: [X, Y, Z] whole numbers.
-        label_values: which of them make which structure.
+        labels: a label map.
     """
     found = tissue_fidelity(reconstruction, original)
     details = {name: _plain(summaries) for name, summaries in found._asdict().items()}
     if labels is not None:
-        of_labels = tissue_fidelity(reconstruction, original, labels, label_values)
+        of_labels = tissue_fidelity(reconstruction, original, labels.values, labels.names, windows={})
         details["labels"] = {
-            name: summary | _means(reconstruction, original, np.isin(labels, label_values[name]))
+            name: summary | _means(reconstruction, original, np.isin(labels.values, labels.names[name]))
             for name, summary in _plain(of_labels.tissues).items()
         }
     seams = seam_index(reconstruction, original, planes)
@@ -53,13 +56,13 @@ def version_details(
 
 def headline(details: Mapping[str, Any]) -> dict[str, float]:
     """The few of :func:`version_details` that stand in the table of cases."""
-    body, structure = details["regions"]["body"], details["structure"]
+    body, structure, seams = details["regions"]["body"], details["structure"], details["seams"]
     return {
         "body_psnr": body["psnr"],
         "body_mae_hu": body["mae_hu"],
         "body_rmse_hu": body["rmse_hu"],
-        "seam_hu": details["seams"]["hu"],
-        "seams_found": len(details["seams"]["found"]),
+        "seam_hu": seams["hu"],
+        "seams_found": len(seams["found"]) if seams["num_planes"] else math.nan,  # one window meets nothing
         "laa950_shift_pp": structure["laa950"]["shift_pp"],
         "vessel_dice": structure["vessels"]["dice"],
         "vessel_cldice": structure["vessels"]["cldice"],
@@ -73,7 +76,7 @@ def _plain(summaries: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _means(reconstruction: torch.Tensor, original: torch.Tensor, inside: np.ndarray) -> dict[str, float]:
-    """Mean HU of a structure before and after; NaN where it has no voxels."""
+    """Mean HU of a structure before and after, clipped as all fidelity is; NaN where it has no voxels."""
     chosen = torch.from_numpy(inside)
     pairs = (("original_mean_hu", original), ("mean_hu", reconstruction))
-    return {name: volume[chosen].double().mean().item() for name, volume in pairs}
+    return {name: volume[chosen].double().clamp(*HU_RANGE).mean().item() for name, volume in pairs}

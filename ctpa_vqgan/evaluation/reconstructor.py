@@ -47,10 +47,10 @@ class Reconstructor:
             return False
 
     @property
-    def reach(self) -> tuple[int, ...]:
-        """Voxels on either side that a reconstructed voxel depends on; of a network without bound, half a window."""
+    def reach(self) -> tuple[int, ...] | None:
+        """Voxels on either side that a reconstructed voxel depends on; None for a network without bound."""
         if not self.has_codes:
-            return tuple(side // 2 for side in self.inferer.roi_size)
+            return None
         halo = self.network.halo
         return tuple((e + d + 1) * f for e, d, f in zip(halo.encoder, halo.decoder, self.network.factor))
 
@@ -62,6 +62,8 @@ class Reconstructor:
             BadNumbers: if the network gives NaN or infinity.
         """
         image, device = self._image(hu), next(self.network.parameters()).device
+        if getattr(self.inferer, "sw_device", None) is None:  # or the inferer brings windows there
+            image = image.to(device)
         with eval_mode(self.network), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             return finite_to_hu(self.inferer(image, self.network)[0, 0].cpu(), self.hu_window)
 
@@ -73,8 +75,9 @@ class Reconstructor:
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """What codes [h, w, d] decode to: int16 HU [X, Y, Z] of this size, on the CPU."""
-        volume = finite_to_hu(self.tiles.decode(codes[None], self.network)[0, 0].cpu(), self.hu_window)
-        return volume[tuple(slice(side) for side in size)]
+        codes = codes.cpu()[None]  # the volume is made where its codes are, int16 tile by tile
+        volume = self.tiles.decode(codes, self.network, after=lambda tile: finite_to_hu(tile, self.hu_window))
+        return volume[0, 0][tuple(slice(side) for side in size)]
 
     def by_codes(self, hu: torch.Tensor) -> torch.Tensor:
         """Encoded and decoded as a whole, by exact tiles: int16 HU on the CPU."""

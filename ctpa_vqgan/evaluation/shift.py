@@ -17,13 +17,13 @@ def shift_test(
     roi_size: Sequence[int],
     stride: Sequence[int],
     factor: Sequence[int],
-    margin: Sequence[int],
-) -> dict[str, Any] | None:
+    reach: Sequence[int] | None,
+) -> dict[str, Any]:
     """Reconstruct the middle of a volume twice, the second time half a stride away, see ``metrics.shift_sd``.
 
-    As much of the volume as one window holds, in a box of air that takes two along each axis: 16 windows in all. The
-    air is not part of the volume, so only voxels that are ``margin`` away from it count: what is left depends on where
-    windows lie, and on nothing else.
+    Taken is as much of the volume as one window holds, or twice the reach and half a window where that is more, in a
+    box of air that leaves room for the shift. The air is not part of the volume, so only voxels that it cannot reach
+    count: what is left depends on where windows lie, and on nothing else.
 
     Args:
         reconstruct: [X, Y, Z] in HU to the same in HU.
@@ -31,18 +31,20 @@ def shift_test(
         roi_size: voxels of a window.
         stride: voxels from window to window.
         factor: voxels per code; the shift is a multiple of it, so that cells of codes stay cells of codes.
-        margin: voxels that a reconstructed voxel depends on, along each axis.
+        reach: voxels on either side that a reconstructed voxel depends on; None for all of its window.
 
     Returns:
         ``mean_hu`` and ``p95_hu`` of the voxels' standard deviation, ``offsets``, the ``box`` in voxels, and
-        ``num_voxels`` that count; None where the volume or the window is too small for any.
+        ``num_voxels`` that count; ``skipped``, the reason, where the volume is too small for any.
     """
-    size = [min(side, roi) for side, roi in zip(original.shape, roi_size)]
-    inside = tuple(slice(m, side - m) for m, side in zip(margin, size))
+    reach = tuple(roi_size if reach is None else reach)
+    size = [min(side, max(roi, 2 * r + roi // 2)) for side, roi, r in zip(original.shape, roi_size, reach)]
+    inside = tuple(slice(r, side - r) for r, side in zip(reach, size))
     if any(part.stop <= part.start for part in inside):
-        return None
+        least = " x ".join(str(2 * r + 1) for r in reach)
+        return {"skipped": f"the volume has less than {least} voxels: its border reaches all of it"}
     starts = [(side - crop) // 2 for side, crop in zip(original.shape, size)]
-    crop = original[tuple(slice(start, start + side) for start, side in zip(starts, size))]
+    crop = original[tuple(slice(start, start + side) for start, side in zip(starts, size))].float()
     shift = [max(step // 2 // f, 1) * f for step, f in zip(stride, factor)]
     offsets = [[0, 0, 0], shift]
     sd = shift_sd(reconstruct, crop, offsets).sd[inside]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
+from monai.engines import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
 from ctpa_vqgan.data import AIR_HU, is_prepared, save_like
@@ -46,17 +48,27 @@ class CaseScores(Metric):
         self.rows: list[dict[str, Any]] = []
         super().__init__()
 
+    def attach(self, engine: Engine, name: str, **usage: Any) -> None:
+        """Score what this evaluator makes, and time it: reading, scoring and writing do not count."""
+        super().attach(engine, name, **usage)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._start_clock)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._stop_clock)
+
+    def _start_clock(self, engine: Engine) -> None:
+        self._began = time.perf_counter()
+
+    def _stop_clock(self, engine: Engine) -> None:
+        wait_for(engine.state.device)
+        self.seconds = time.perf_counter() - self._began
+
     def reset(self) -> None:
         """Forget the cases of the last run."""
-        self.rows, self._began = [], time.perf_counter()
+        self.rows, self.seconds = [], math.nan
 
     def iteration_completed(self, engine: Engine) -> None:
         """Score the cases of one iteration."""
         for batch, output in zip(engine.state.batch, engine.state.output):
-            row = self.row(batch, output)
-            row["seconds"] = time.perf_counter() - self._began
-            self._began = time.perf_counter()
-            self.rows.append(row)
+            self.rows.append(self.row(batch, output) | {"seconds": self.seconds})
 
     def row(self, batch: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
         """What there is to say of one case, without its time."""
@@ -107,6 +119,12 @@ class CaseScores(Metric):
         return scores | self.counter.summary()
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a CUDA device has done what it was told, or a clock would be too early."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class CaseWriter:
     """Write what an evaluator found: volumes, ``metrics.json`` and ``per_case.csv``.
 
@@ -138,7 +156,10 @@ class CaseWriter:
         for batch, output in zip(engine.state.batch, engine.state.output):
             if self.volumes:
                 reconstruction = voxels(output[Keys.PRED]).numpy()
-                save_like(reconstruction, batch[HU].meta, self.folder / f"{batch['case']}_reconstruction.nii.gz")
+                save_like(reconstruction, batch[HU].meta, self._volume(batch["case"]))
+
+    def _volume(self, case: str) -> Path:
+        return self.folder / f"{case}_reconstruction.nii.gz"
 
     def keep(self, engine: Engine, error: BaseException) -> None:
         """Keep the scores of the cases that were done when something ends the run."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +19,9 @@ from ctpa_vqgan.evaluation import LabelMaps, Reconstructor, headline, shift_test
 from ctpa_vqgan.handlers.cases import HU, CaseScores
 from ctpa_vqgan.handlers.tensorboard import voxels
 from ctpa_vqgan.inferers import latent_grid
-from ctpa_vqgan.metrics import PatientStructure, volume_fidelity, window_planes
+from ctpa_vqgan.metrics import PatientStructure, volume_difference, volume_fidelity, window_planes
 from ctpa_vqgan.progress import progress_bar
-from ctpa_vqgan.rivals import compare_with_rivals
+from ctpa_vqgan.rivals import can_be_made, compare_with_rivals
 
 LARGEST_BOOK = 2**16  # codes; the counts of larger ones are not kept
 FIDELITY = ("psnr", "ssim", "mae_hu", "rmse_hu", "body_psnr", "body_mae_hu", "body_rmse_hu", "nps_ratio")
@@ -66,7 +68,7 @@ class CaseJudge(CaseScores):
         super().__init__(reconstructor.network, reconstructor.hu_window, reconstructor.tiles)
         self.reconstructor = reconstructor
         self.labels, self.extent, self.progress = labels or LabelMaps(None), extent or Extent(), progress
-        self._order: dict[str, int] = {}
+        self.known: dict[str, dict[str, Any]] = {}  # rows of an earlier run, by case
 
     def attach(self, engine: Engine, name: str, **usage: Any) -> None:
         """Judge what this evaluator makes."""
@@ -74,29 +76,36 @@ class CaseJudge(CaseScores):
         engine.add_event_handler(Events.STARTED, self._look_ahead)
 
     def _look_ahead(self, engine: Engine) -> None:
-        cases = [case["case"] for case in engine.data_loader.dataset.data]
-        self._order = {case: number for number, case in enumerate(cases)}
-        for case in cases:  # a label map that fits none is told before hours of work
-            self.labels.find(case, len(cases))
+        self.labels.check([case["case"] for case in engine.data_loader.dataset.data])
+
+    def lacks(self, row: dict[str, Any]) -> list[str]:
+        """Long parts that are wanted of a case and not in its row, and codecs that were not there then."""
+        parts = [part for part in ("against", "shift") if part not in row and self.wants(part)]
+        skipped = [rival["name"] for rival in row.get("against", ()) if rival.get("skipped")]
+        return parts + [name for name in skipped if can_be_made(name)]
+
+    def wants(self, part: str) -> bool:
+        """Whether a long part, ``against`` or ``shift``, is to be done for one more case."""
+        most = {"against": self.extent.compared_cases, "shift": self.extent.shift_cases}[part]
+        return sum(part in row for row in (*self.known.values(), *self.rows)) < most
 
     @torch.no_grad()
     def row(self, batch: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
         """What there is to say of one case, without its time."""
-        case, affine = batch["case"], np.asarray(batch[HU].affine)
-        original, image = voxels(batch[HU]), output[Keys.IMAGE]
-        spacing_mm = [float(mm) for mm in nib.affines.voxel_sizes(affine)]
-        label_map = self.labels.find(case, len(self._order))
-        labels = self.labels.read(label_map, original.shape, affine) if label_map else (None, None)
+        case, original, image = batch["case"], voxels(batch[HU]), output[Keys.IMAGE]
+        spacing_mm = [float(mm) for mm in nib.affines.voxel_sizes(np.asarray(batch[HU].affine))]
         row = {"case": case, "shape": list(original.shape), "spacing_mm": spacing_mm}
-
-        codes = self.encode(image)
+        planes = self._planes(original.shape)  # first, as other volumes go through the inferer below
+        row["window_planes"] = [list(axis) for axis in planes["reconstruction"]]
         versions = {"reconstruction": voxels(output[Keys.PRED])}
+        began = time.perf_counter()
+        codes = self.encode(image)
         if codes is not None:
             versions["decoded"] = self.reconstructor.decode(codes, original.shape)
+            row["decoded_seconds"] = time.perf_counter() - began
         structure = PatientStructure(original, spacing_mm)
-        planes = self._planes(original.shape)
         for name, volume in versions.items():
-            details = version_details(volume, original, planes[name], structure, *labels)
+            details = version_details(volume, original, planes[name], structure, self.labels.of(case))
             scores = {**volume_fidelity(volume, original, device=image.device), **headline(details)}
             prefix = "" if name == "reconstruction" else f"{name}_"
             row |= {f"{prefix}{key}": value for key, value in scores.items() if not prefix or key != "clipped_share"}
@@ -105,18 +114,16 @@ class CaseJudge(CaseScores):
         if codes is not None:
             row |= self._between(versions)
             row |= self._code_counts()
-        row["window_planes"] = [list(axis) for axis in planes["reconstruction"]]
-        number = self._order.get(case, 0)
-        if number < self.extent.shift_cases:
-            found = shift_test(
+        if self.wants("shift"):
+            row["shift"] = shift_test(
                 self.reconstructor.by_windows,
-                original.float(),
+                original,
                 *self.reconstructor.inferer.grid,
                 self.network.factor,
                 self.reconstructor.reach,
             )
-            row |= {"shift": found, "shift_sd_hu": found["mean_hu"]} if found else {}
-        if number < self.extent.compared_cases:
+            row["shift_sd_hu"] = row["shift"].get("mean_hu", math.nan)
+        if self.wants("against"):
             row["against"] = self._against(row, original, spacing_mm, structure)
         return row
 
@@ -132,8 +139,8 @@ class CaseJudge(CaseScores):
     @staticmethod
     def _between(versions: dict[str, torch.Tensor]) -> dict[str, Any]:
         """How far windows are from the whole, of which exact tiles are parts."""
-        apart = (versions["reconstruction"].float() - versions["decoded"].float()).abs_()
-        tiles = {"max_hu": apart.max().item(), "mean_hu": apart.mean(dtype=torch.float64).item()}
+        found = volume_difference(versions["reconstruction"], versions["decoded"])
+        tiles = {"max_hu": found.max_hu, "mean_hu": found.mean_hu}
         return {"tile_max_hu": tiles["max_hu"], "tile_mean_hu": tiles["mean_hu"], "tiles": tiles}
 
     def _code_counts(self) -> dict[str, Any]:
@@ -151,12 +158,12 @@ class CaseJudge(CaseScores):
                 "kind": "model",
                 "setting": how,
                 "bits_per_voxel": row["bits_per_voxel"],
-                "seconds": float("nan"),
+                "seconds": seconds,
                 **{key: row[f"{prefix}{key}"] for key in FIDELITY},
             }
-            for name, prefix, how in (
-                ("reconstruction", "", "windows, blended"),
-                ("decoded", "decoded_", "codes of the whole volume"),
+            for name, prefix, how, seconds in (
+                ("reconstruction", "", "windows, blended", self.seconds),
+                ("decoded", "decoded_", "codes of the whole volume", row.get("decoded_seconds")),
             )
             if f"{prefix}psnr" in row
         ]

@@ -7,9 +7,7 @@ Network and original are measured by the same functions on the same regions, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,43 +104,6 @@ def radial_noise_power(power: NoisePower) -> RadialNoisePower:
     radius, nps = radius / counts, total / counts
     centroid = float((frequency[kept] * power.nps[kept]).sum() / power.nps[kept].sum())
     return RadialNoisePower(radius, nps, centroid, float(radius[nps.argmax()]))
-
-
-def noise_power_ratio(reconstruction: NoisePower, original: NoisePower, edges_per_mm: Sequence[float]) -> np.ndarray:
-    """Noise power of a reconstruction over that of its original, by frequency band: 1 keeps texture, 0 smooths it away.
-
-    Powers are summed over a band before they are divided, so that no empty coefficient decides. Power is amplitude
-    squared: noise of two thirds the standard deviation gives 0.44.
-
-    Args:
-        reconstruction: spectrum of regions in the reconstruction.
-        original: spectrum of the same regions in the original.
-        edges_per_mm: [B + 1] rising band edges in cycles per mm, as ``(0, 0.2, 0.4, 0.7)``; a band holds its lower
-            edge, not its upper one. The zero frequency, which detrending took out, never counts.
-
-    Returns:
-        [B], NaN for a band in which the original has no noise.
-
-    Raises:
-        ValueError: if the spectra lie on different frequencies, the edges do not rise, or a band holds no coefficient.
-    """
-    if reconstruction.nps.shape != original.nps.shape or not (
-        np.allclose(reconstruction.x_per_mm, original.x_per_mm)
-        and np.allclose(reconstruction.y_per_mm, original.y_per_mm)
-    ):
-        raise ValueError("the two spectra must lie on one frequency grid: cut equal regions and give one spacing_mm")
-    edges = np.asarray(edges_per_mm, dtype=np.float64)
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or edges[0] < 0:
-        raise ValueError(f"edges_per_mm must be two or more rising frequencies from 0 up, got {edges_per_mm}")
-    frequency = _frequency(original)
-    ratios = []
-    for low, high in pairwise(edges):
-        band = (frequency >= low) & (frequency < high) & (frequency > 0)
-        if not band.any():
-            raise ValueError(f"no frequency lies in the band {low:g} to {high:g} per mm; take larger regions or bands")
-        noise = original.nps[band].sum()
-        ratios.append(reconstruction.nps[band].sum() / noise if noise > 0 else math.nan)
-    return np.array(ratios)
 
 
 def _frequency(power: NoisePower) -> np.ndarray:

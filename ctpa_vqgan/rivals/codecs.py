@@ -145,6 +145,18 @@ class Jpeg2000:
 CODECS = {"hevc": Hevc, "jpeg2000": Jpeg2000}
 
 
+def can_be_made(name: str) -> bool:
+    """Whether a codec's packages are there, by the name that the report gives it."""
+    for codec in CODECS.values():
+        if codec.name == name:
+            try:
+                codec()
+            except UserError:
+                return False
+            return True
+    return False
+
+
 def encode_at_rates(
     codec: Codec, volume: Any, bits_per_voxel: float, factors: Sequence[float]
 ) -> Iterator[tuple[float, list[bytes], float]]:

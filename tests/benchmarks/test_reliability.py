@@ -77,7 +77,8 @@ def test_an_iteration_that_is_missing_or_was_done_otherwise_in_one_of_its_lives_
 
 
 def test_memory_and_files_are_watched_over_a_run(data, tmp_path):
-    found, rows = endurance.campaign(data, tmp_path, 30, num_workers=0)
+    # without pictures: the first one opens fonts, and a run of 30 iterations has hardly settled after it
+    found, rows = endurance.campaign(data, tmp_path, 30, num_workers=0, **{"validate::handlers::0::max_cases": 0})
     assert found.passed and found.iterations >= 30
     assert all(row["resident_bytes"] > 1e8 and row["open_files"] > 5 for row in rows)
     assert not found._replace(open_files=1).passed

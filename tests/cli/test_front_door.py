@@ -185,3 +185,10 @@ def test_another_bundle_can_be_given(passed_on, capsys, tmp_path):
     (tmp_path / "configs/train.yaml").write_text("max_epochs: 1\ndataset_dir: .\n")
     assert run("train", "--bundle", tmp_path) == 0
     assert passed_on[0][1] == [str(tmp_path / "configs/train.yaml")]
+
+
+def test_a_sweep_takes_no_label_maps(capsys):
+    assert run("evaluate", "--sweep", "--labels", "maps") == 1
+    assert capsys.readouterr().err == (
+        "error: --labels: --sweep measures no structures; leave it out, or evaluate without --sweep\n"
+    )

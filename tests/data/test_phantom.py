@@ -157,12 +157,12 @@ def test_impossible_requests_are_refused(wrong):
 def test_a_data_set_is_a_flat_folder_of_loadable_volumes(tmp_path):
     paths = write_phantom_dataset(tmp_path / "data", 2, (24, 24, 16), (1.4, 1.4, 2.0), seed=7, labels=True)
     assert [path.name for path in paths] == ["phantom_00.nii.gz", "phantom_01.nii.gz"]
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["labels", *(path.name for path in paths)]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [path.name for path in paths]
     image = nib.load(paths[1])
     assert image.get_data_dtype() == np.int16
     np.testing.assert_allclose(image.header.get_zooms(), (1.4, 1.4, 2.0), rtol=1e-6)
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
     expected = make_phantom((24, 24, 16), (1.4, 1.4, 2.0), seed=8)
     np.testing.assert_array_equal(np.asarray(image.dataobj), expected.volume)
-    truth = nib.load(tmp_path / "data" / "labels" / paths[1].name)
+    truth = nib.load(tmp_path / "data_labels" / paths[1].name)
     np.testing.assert_array_equal(np.asarray(truth.dataobj), expected.labels)

@@ -19,33 +19,32 @@ def case(tmp_path):
 def test_what_was_saved_comes_back(tmp_path, case):
     CaseFiles(tmp_path, MADE_BY).save(case, {"case": "a", "psnr": math.inf, "ssim": math.nan, "tissues": {"x": [1.5]}})
     again = CaseFiles(tmp_path, MADE_BY)
-    assert again.is_done(case)
     assert again.row(case) == {"case": "a", "psnr": "inf", "ssim": None, "tissues": {"x": [1.5]}}
 
 
 def test_nothing_is_done_at_first(tmp_path, case):
-    assert not CaseFiles(tmp_path, MADE_BY).is_done(case)
+    assert CaseFiles(tmp_path, MADE_BY).row(case) is None
 
 
 @pytest.mark.parametrize("changed", [{"network": "def"}, {"stride": [1, 2, 3]}])
 def test_another_network_or_setting_judges_anew(tmp_path, case, changed):
     CaseFiles(tmp_path, MADE_BY).save(case, {"case": "a"})
-    assert not CaseFiles(tmp_path, MADE_BY | changed).is_done(case)
+    assert CaseFiles(tmp_path, MADE_BY | changed).row(case) is None
 
 
 def test_another_volume_of_the_same_name_and_size_is_judged_anew(tmp_path, case):
     CaseFiles(tmp_path, MADE_BY).save(case, {"case": "a"})
     (tmp_path / "a.nii.gz").write_bytes(b"VOXELS")
-    assert not CaseFiles(tmp_path, MADE_BY).is_done(case)
+    assert CaseFiles(tmp_path, MADE_BY).row(case) is None
 
 
 def test_every_file_of_a_series_counts(tmp_path, case):
     (tmp_path / "b").write_bytes(b"slice")
     series = {"image": (case["image"], str(tmp_path / "b")), "case": "a"}
     CaseFiles(tmp_path, MADE_BY).save(series, {"case": "a"})
-    assert CaseFiles(tmp_path, MADE_BY).is_done(series)
+    assert CaseFiles(tmp_path, MADE_BY).row(series) is not None
     (tmp_path / "b").write_bytes(b"other")
-    assert not CaseFiles(tmp_path, MADE_BY).is_done(series)
+    assert CaseFiles(tmp_path, MADE_BY).row(series) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"row": 1}', "\x00"])
@@ -53,6 +52,20 @@ def test_a_damaged_file_is_judged_anew(tmp_path, case, content):
     files = CaseFiles(tmp_path, MADE_BY)
     files.save(case, {"case": "a"})
     (tmp_path / "cases/a.json").write_text(content)
-    assert not files.is_done(case)
+    assert files.row(case) is None
     files.save(case, {"case": "a"})
     assert json.loads((tmp_path / "cases/a.json").read_text())["row"] == {"case": "a"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "field"), [("mhd", "ElementDataFile = voxels.raw"), ("nhdr", "data file: voxels.raw")]
+)
+def test_voxels_beside_their_header_count(tmp_path, suffix, field):
+    header = tmp_path / f"a.{suffix}"
+    header.write_text(f"NRRD0004\ndimension: 3\n{field}\n")
+    (tmp_path / "voxels.raw").write_bytes(b"voxels")
+    case = {"image": str(header), "case": "a"}
+    CaseFiles(tmp_path, MADE_BY).save(case, {"case": "a"})
+    assert CaseFiles(tmp_path, MADE_BY).row(case) is not None
+    (tmp_path / "voxels.raw").write_bytes(b"VOXELS")
+    assert CaseFiles(tmp_path, MADE_BY).row(case) is None

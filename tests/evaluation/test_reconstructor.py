@@ -124,9 +124,27 @@ def test_the_air_around_the_box_is_not_taken_for_windows():
     assert shift_test(whole.by_windows, hu, (16, 16, 16), (16, 16, 16), (4, 4, 4), (0, 0, 0))["mean_hu"] > 5
 
 
-def test_a_volume_that_is_all_border_has_no_shift_test():
+def test_a_volume_that_is_all_border_has_no_shift_test_and_says_so():
     hu = torch.zeros(16, 16, 8)
-    assert shift_test(build(Identity()).by_windows, hu, (16, 16, 8), (12, 12, 8), (4, 4, 4), (4, 4, 4)) is None
+    found = shift_test(build(Identity()).by_windows, hu, (16, 16, 8), (12, 12, 8), (4, 4, 4), (4, 4, 4))
+    assert found == {"skipped": "the volume has less than 9 x 9 x 9 voxels: its border reaches all of it"}
+
+
+def test_a_small_window_is_tested_on_more_of_the_volume():
+    hu = torch.zeros(64, 64, 64)
+    found = shift_test(build(Identity()).by_windows, hu, (16, 16, 8), (12, 12, 8), (4, 4, 4), (20, 20, 20))
+    assert found["num_voxels"] == 8 * 8 * 4
+
+
+def test_windows_without_bound_must_lie_wholly_in_the_volume():
+    class Mean(Identity):
+        def forward(self, x):  # every voxel depends on all of its window
+            return x.mean(dim=(2, 3, 4), keepdim=True).expand_as(x).clone()
+
+    hu = torch.full((40, 40, 40), 500.0)  # the same wherever a window lies, but for the air around the box
+    found = shift_test(build(Mean()).by_windows, hu, (16, 16, 8), (12, 12, 8), (4, 4, 4), None)
+    assert found["mean_hu"] == 0
+    assert found["num_voxels"] == 8 * 8 * 4
 
 
 def test_a_reconstructed_voxel_depends_on_nothing_beyond_the_reach(network):

@@ -1,6 +1,7 @@
 """Both reconstructions of a case, in every respect."""
 
 import math
+import time
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose
 
 from ctpa_vqgan.data import ReadableCases, ToHUd, find_cases, prepare_volume
 from ctpa_vqgan.evaluation import LabelMaps, Reconstructor
@@ -56,11 +58,13 @@ def folder(tmp_path):
 def judge(folder, net, extent=NOTHING_LONG, labels=None, only=None):
     tiles = ExactTileInferer(tile_size=(16, 16, 16))
     inferer = VQGANInferer(roi_size=(16, 16, 8), overlap=0.0, mode="constant")
+    labels = labels or LabelMaps(None)
     scores = CaseJudge(Reconstructor(net, inferer, WINDOW, tiles), labels, extent)
+    read = Compose([prepare_volume(WINDOW), labels])
     cases = [case for case in find_cases(folder / "in") if only is None or case["case"] in only]
     evaluator = SupervisedEvaluator(
         device="cpu",
-        val_data_loader=DataLoader(ReadableCases(cases, prepare_volume(WINDOW)), batch_size=1),
+        val_data_loader=DataLoader(ReadableCases(cases, read), batch_size=1),
         network=net,
         inferer=inferer,
         postprocessing=ToHUd(keys="pred", hu_window=WINDOW),
@@ -146,17 +150,17 @@ def test_label_maps_tell_the_mean_before_and_after(folder):
     assert "labels" not in rows[1]["reconstruction"]
 
 
-def test_the_first_cases_are_set_against_rivals_and_shifted(folder, monkeypatch):
-    monkeypatch.setattr(Reconstructor, "reach", (1, 1, 1))  # as of a larger window
+def test_the_first_cases_are_set_against_rivals_and_shifted(folder):
     rows, _ = judge(folder, network(Brighter), Extent(compared_cases=1, shift_cases=2, codecs=()))
     assert ["against" in row for row in rows] == [True, False, False]
     assert ["shift_sd_hu" in row for row in rows] == [True, True, False]
+    assert "skipped" in rows[0]["shift"] and math.isnan(rows[0]["shift_sd_hu"]), "a small volume is all border"
     kinds = [rival["kind"] for rival in rows[0]["against"]]
     assert kinds[:2] == ["model", "model"]
     assert {"baseline", "interpolation"} <= set(kinds)
     assert rows[0]["against"][0]["psnr"] == rows[0]["psnr"]
     baseline = next(rival for rival in rows[0]["against"] if rival["kind"] == "baseline")
-    assert baseline["small_mae_hu"] == pytest.approx(20, abs=1)
+    assert "not larger than 256 x 256 x 64" in baseline["skipped"]
 
 
 def test_a_network_without_exact_tiles_is_judged_by_its_windows(folder):
@@ -166,3 +170,36 @@ def test_a_network_without_exact_tiles_is_judged_by_its_windows(folder):
     assert "reconstruction" in rows[0]
     assert "decoded" not in rows[0] and "codes" not in rows[0] and "tiles" not in rows[0]
     assert rows[0]["bits_per_voxel"] == pytest.approx(4 / 64, rel=0.5)
+
+
+def test_a_label_map_of_another_grid_costs_its_case_alone(folder):
+    (folder / "labels").mkdir()
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), AFFINE), folder / "labels/a.nii.gz")
+    rows, evaluator = judge(folder, network(Brighter), labels=LabelMaps(folder / "labels"), only=["a", "b"])
+    assert [row["case"] for row in rows] == ["b"]
+    assert "(37, 34, 33)" in evaluator.data_loader.dataset.refused["a"]
+
+
+def test_the_time_is_that_of_the_reconstruction(folder, monkeypatch):
+    def slow(*_):
+        time.sleep(0.5)
+        return 0.0
+
+    monkeypatch.setattr("ctpa_vqgan.handlers.judging.headline", lambda details: {"slow": slow()})
+    rows, _ = judge(folder, network(Brighter), only=["a"])
+    assert 0 < rows[0]["seconds"] < 0.5
+    assert rows[0]["decoded_seconds"] > 0
+
+
+def test_a_large_volume_goes_through_the_network_on_the_coarse_grid_too(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(50, 20, (33, 33, 72)).astype(np.int16)
+    values[-3:, -3:], values[-3:, :3] = -900, 400
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "in/long.nii.gz")
+    rows, _ = judge(tmp_path, network(Brighter), Extent(compared_cases=1, shift_cases=0, codecs=()))
+    baseline = next(rival for rival in rows[0]["against"] if rival["kind"] == "baseline")
+    assert baseline["small_size"] == [33, 33, 64]
+    assert baseline["small_mae_hu"] == pytest.approx(20, abs=1)
+    assert baseline["mae_hu"] > baseline["small_mae_hu"] - 1
+    assert 0 < baseline["usage"] <= 1

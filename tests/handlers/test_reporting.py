@@ -41,11 +41,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, made_by=None, stop_at=None, **options):
+NOTHING_LONG = Extent(compared_cases=0, shift_cases=0)
+
+
+def run(folder, made_by=None, stop_at=None, extent=NOTHING_LONG, **options):
     torch.manual_seed(0)
     network = Identity(channels=(4, 8), num_embeddings=32, embedding_dim=4).eval()
     inferer = VQGANInferer(roi_size=(16, 16, 8))
-    scores = CaseJudge(Reconstructor(network, inferer, WINDOW), extent=Extent(0, 0))
+    scores = CaseJudge(Reconstructor(network, inferer, WINDOW), extent=extent)
     files = CaseFiles(folder / "out", made_by or {"network": "one"})
     transform = prepare_volume(WINDOW)
 
@@ -54,8 +57,9 @@ def run(folder, made_by=None, stop_at=None, **options):
             raise KeyboardInterrupt
         return transform(case)
 
-    cases = ReadableCases(find_cases(folder / "in"), read, files.is_done)
     options = {"phantoms": False, "pictured_cases": 0, "progress": False, **options}  # pictures take seconds
+    writer = ReportWriter(folder / "out", scores, files, **options)
+    cases = ReadableCases(find_cases(folder / "in"), read, writer.is_done)
     evaluator = SupervisedEvaluator(
         device="cpu",
         val_data_loader=DataLoader(cases, batch_size=1),
@@ -63,7 +67,7 @@ def run(folder, made_by=None, stop_at=None, **options):
         inferer=inferer,
         postprocessing=ToHUd(keys="pred", hu_window=WINDOW),
         key_val_metric={"psnr": scores},
-        val_handlers=[ReportWriter(folder / "out", scores, files, **options)],
+        val_handlers=[writer],
     )
     evaluator.run()
     return network.calls
@@ -128,8 +132,8 @@ def test_the_rest_of_a_stopped_evaluation_makes_it_whole(folder):
     expected = metrics(folder)
     for found in (resumed, expected):
         for case in found["cases"]:
-            del case["seconds"]
-        del found["mean"]["seconds"]
+            del case["seconds"], case["decoded_seconds"]
+        del found["mean"]["seconds"], found["mean"]["decoded_seconds"]
     assert resumed == expected
 
 
@@ -175,3 +179,50 @@ def test_phantoms_are_measured_once_for_a_network(folder, monkeypatch):
     run(folder, phantoms=True)
     assert measured == [(16, 16, 16)] * 2, "by windows and by codes, in the first run only"
     assert set(metrics(folder)["phantoms"]) == {"reconstruction", "decoded"}
+
+
+def test_more_comparisons_than_before_judge_so_many_cases_anew(folder, capsys):
+    run(folder)
+    one = run(folder, extent=Extent(compared_cases=1, shift_cases=0, codecs=()))
+    assert "a: judged anew, as what an earlier run found lacks against" in capsys.readouterr().err
+    assert one > 0
+    assert ["against" in case for case in metrics(folder)["cases"]] == [True, False, False]
+    assert run(folder, extent=Extent(compared_cases=1, shift_cases=0, codecs=())) == 0
+    (folder / "in/a.nii.gz").unlink()
+    run(folder, extent=Extent(compared_cases=1, shift_cases=0, codecs=()))
+    assert ["against" in case for case in metrics(folder)["cases"]] == [True, False], "another case takes its place"
+
+
+def test_a_damaged_case_does_not_use_up_the_comparison(folder):
+    (folder / "in/a.nii.gz").write_bytes(b"no volume")
+    with pytest.raises(Stopped):
+        run(folder, extent=Extent(compared_cases=1, shift_cases=0, codecs=()))
+    assert ["against" in case for case in metrics(folder)["cases"]] == [True, False]
+
+
+def test_volumes_that_an_earlier_run_left_out_are_made(folder):
+    run(folder, volumes=False)
+    assert not list((folder / "out").glob("*.nii.gz"))
+    assert run(folder) > 0
+    assert len(list((folder / "out").glob("*.nii.gz"))) == 3
+
+
+def test_pictures_that_are_missing_are_told(folder, capsys):
+    run(folder)
+    run(folder, pictured_cases=1)
+    assert "no pictures of a: the run that judged them drew none" in capsys.readouterr().err
+
+
+def test_a_picture_of_an_earlier_run_is_not_taken_for_one_of_this(folder):
+    run(folder, extent=Extent(compared_cases=1, shift_cases=0, codecs=()), pictured_cases=3)
+    assert (folder / "out/rates_a.png").is_file()
+    run(folder, made_by={"network": "two"}, pictured_cases=3)
+    assert "rates_a.png" not in (folder / "out/report.md").read_text()
+    assert not (folder / "out/rates_a.png").exists()
+
+
+def test_a_row_of_another_commit_is_told_so(folder):
+    run(folder, settings={"commit": "abc", "date": "then"})
+    run(folder, settings={"commit": "def", "date": "now"})
+    assert "a was judged" in (folder / "out/report.md").read_text()
+    assert metrics(folder)["settings"]["a was judged"] == "abc, then"

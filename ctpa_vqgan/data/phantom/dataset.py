@@ -27,7 +27,7 @@ def write_phantom_dataset(
         size: see `make_phantom`.
         spacing_mm: see `make_phantom`.
         seed: volume ``k`` is ``make_phantom(seed=seed + k)``.
-        labels: also write the label maps, under the same names, into ``folder/labels``.
+        labels: also write the label maps, under the same names, into ``<folder>_labels`` beside it.
 
     Returns:
         Paths of the volumes, in order.
@@ -39,7 +39,7 @@ def write_phantom_dataset(
         paths.append(folder / f"phantom_{k:02d}.nii.gz")
         _write(paths[-1], phantom.volume, phantom.affine)
         if labels:
-            _write(folder / "labels" / paths[-1].name, phantom.labels, phantom.affine)
+            _write(folder.with_name(f"{folder.name}_labels") / paths[-1].name, phantom.labels, phantom.affine)
     return paths
 
 
