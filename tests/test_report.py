@@ -12,6 +12,7 @@ import torch
 
 from ctpa_vqgan.metrics import volume_fidelity
 from ctpa_vqgan.report import format_summary, write_metrics, write_report
+from ctpa_vqgan.report.columns import heading, show
 from ctpa_vqgan.report.planes import body_centre, plane_image
 
 CASES = [
@@ -98,6 +99,14 @@ def test_the_summary_names_the_worst_case(tmp_path):
     summary = format_summary(write_metrics(tmp_path, CASES))
     assert summary.startswith("3 cases, mean:")
     assert "lowest PSNR: a|b (30.00 dB)" in summary
+
+
+def test_headings_read_as_words_and_counts_as_counts():
+    assert heading("decoded_body_ssim") == "decoded body SSIM"
+    assert heading("second_try_psnr") == "second try PSNR [dB]"
+    assert heading("decoded_seconds") == "decoded time [s]"
+    assert [show("seams_found", value) for value in (0, 2, 20, 1 / 3, 12.5)] == ["0", "2", "20", "0.33", "12.5"]
+    assert show("seams_found", None) == "n/a"
 
 
 def test_planes_are_turned_the_radiological_way():

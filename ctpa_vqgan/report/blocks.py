@@ -15,7 +15,7 @@ class Mark(NamedTuple):
     @property
     def word(self) -> str:
         """The mark in words, so that no reader depends on a sign or a colour."""
-        return {True: "✓ met", False: "✗ not met", None: "- not measured"}[self.met]
+        return {True: "✓ met", False: "✗ not met", None: f"- not measured{':' if self.text else ''}"}[self.met]
 
 
 class Heading(NamedTuple):

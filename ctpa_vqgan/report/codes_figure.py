@@ -11,7 +11,8 @@ import numpy as np
 from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.report.sheet import INK, Sheet
 
-COLOURS = {"all tokens": "#5aa2ff", "body tokens": "#f2a541"}
+COLOURS = {"all tokens": "#7bd88f", "body tokens": "#d98cff"}
+EVEN = "all codes used evenly"
 WIDTH, HEIGHT, LEFT, TOP, CHART, GAP = 14.0, 6.2, 1.0, 1.2, 5.6, 1.3  # inches
 
 
@@ -43,7 +44,7 @@ def save_codes_figure(
     height = HEIGHT - TOP - 0.75
     ranks = sheet.chart(LEFT, TOP, CHART, height, "rank of the code, most frequent first", "share of tokens")
     spread = sheet.chart(LEFT + CHART + GAP, TOP, CHART, height, "tokens of a code", "number of codes")
-    ranks.axhline(1 / num_codes, color=INK, linewidth=0.8, linestyle="--")
+    ranks.axhline(1 / num_codes, color=INK, linewidth=0.8, linestyle="--", label=EVEN)
     for line, (name, numbers) in enumerate(zip(COLOURS, (counts, body_counts))):
         times = np.sort(np.asarray(numbers, dtype=np.float64))[::-1]
         times, even = times[times > 0], times.sum() / num_codes
@@ -54,11 +55,14 @@ def save_codes_figure(
             ranks.plot(np.arange(1, len(times) + 1), times / times.sum(), marker=marker, **style)
             octaves = 2.0 ** np.arange(np.ceil(np.log2(times[0] + 1)) + 1)  # 1, 2 to 3, 4 to 7, ... tokens
             spread.stairs(np.histogram(times, octaves)[0], octaves, linewidth=1.6, **style)
-            spread.axvline(even, linewidth=0.8, linestyle="--", **style)
+            spread.axvline(even, linewidth=0.8, linestyle="--", label=EVEN if line == 0 else None, **style)
     ranks.set_xscale("log")
     ranks.set_yscale("log")
     ranks.set_xlim(0.9, num_codes * 1.1)
     spread.set_xscale("log")
+    for axes, place in ((ranks, "lower left"), (spread, "upper right")):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc=place, fontsize=12, labelcolor=INK, frameon=False)
     return write_whole(path, sheet.png())
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.report.planes import PLANES, cut_around, largest_vessel, plane_image
 from ctpa_vqgan.report.sheet import ON_IMAGE, PAPER, Sheet
+from ctpa_vqgan.report.values import HU_RANGE
 from ctpa_vqgan.windows import WINDOWS
 
 SHOWN = {"lung": "lung", "mediastinum": "mediastinum", "pe": "PE"}  # windows and what they are called
 CLOSE_UP_WINDOW, CLOSE_UP_MM = "pe", 100.0
 ERROR_MAX_HU = 200  # fixed, so that two montages can be compared
 ERROR_COLOURS = ("#a9d0ff", "#2d6be0", PAPER, "#dc3a2c", "#ffc9a3")  # blue: too dark, red: too bright, zero is paper
-HU_RANGE = (-1000, 1000)  # the error is that of the clipped volumes, as in the metrics
 FRAME = "#e8c547"
 
 # layout in inches: columns are the windows, a close-up and the error; two rows a plane
@@ -146,6 +146,7 @@ class _Block:
         shown = self._panel(ERROR, 0, error, **style)
         self._close_up(ERROR, 1, error, **style)
         self._note(ERROR, f"MAE {np.abs(error).mean():.1f} HU, bias {error.mean():+.1f} HU")
+        self._note(ERROR, "close-up", row=1)
         box = (_left(ERROR) + PANEL + GAP, self.top, 0.15, 2 * self.row + GAP)
         self.sheet.scale(box, shown, ticks=range(-ERROR_MAX_HU, ERROR_MAX_HU + 1, 100))
 
@@ -171,8 +172,8 @@ class _Block:
         corners = [left, right, right, left, left], [bottom, bottom, top, top, bottom]
         shown.axes.plot(*corners, color=FRAME, linewidth=0.8, scalex=False, scaley=False)
 
-    def _note(self, column: int, text: str) -> None:
-        self.sheet.text(_left(column) + 0.08, self.top + 0.08, text, va="top", **ON_IMAGE)
+    def _note(self, column: int, text: str, row: int = 0) -> None:
+        self.sheet.text(_left(column) + 0.08, self._row_top(row) + 0.08, text, va="top", **ON_IMAGE)
 
 
 def _grey(window: str) -> dict:

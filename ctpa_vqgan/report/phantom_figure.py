@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ctpa_vqgan.files import write_whole
-from ctpa_vqgan.report.sheet import INK, Sheet
+from ctpa_vqgan.report.sheet import INK, VERSION_COLOURS, VERSION_LINES, Sheet
 
-COLOURS = ("#56b4e9", "#e69f00", "#3fcf9f", "#f08fc0")  # told apart by colour-blind eyes too
+COLOURS = ("#3fcf9f", "#f08fc0", "#f0e442", "#b9a0e8")  # of contrasts; told apart by colour-blind eyes too
+MARKERS = {"reconstruction": "o", "decoded": "s"}
 FAINT = "#9aa0a6"
 
 # layout in inches
@@ -74,6 +75,10 @@ def _legend(axes, place: str, title: str = "") -> None:
     legend.get_title().set_color(INK)
 
 
+def _style(name: str) -> dict[str, str]:
+    return {"color": VERSION_COLOURS[name], "marker": MARKERS[name]}
+
+
 def _numbers(rows: Sequence[dict], key: str) -> np.ndarray:
     return np.array([row.get(key) for row in rows], dtype=np.float64)  # None, as JSON has it, becomes NaN
 
@@ -107,11 +112,11 @@ def _noise(axes, noise: Sequence[dict]) -> None:
 
 def _linearity(axes, phantoms: Mapping[str, dict]) -> None:
     axes.axhline(0, color=FAINT, lw=0.8)
-    for (name, phantom), colour, mark in zip(phantoms.items(), COLOURS, "os^D"):
+    for k, (name, phantom) in enumerate(phantoms.items()):
         line = phantom["linearity"]
         known, measured = (_numbers([line], key)[0] for key in ("known_hu", "measured_hu"))
-        label = f"{name}: slope {line['slope']:.3f}"
-        axes.plot(known, measured - known, mark, color=colour, ls="-", lw=1, ms=5, label=label)
+        style = {**_style(name), "lw": 1, "ms": 5 + 3 * k, "mfc": "none" if k else None}  # one around the other
+        axes.plot(known, measured - known, ls=VERSION_LINES[name], label=f"{name}: slope {line['slope']:.3f}", **style)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.15 * len(phantoms) * (high - low))  # room for the legend
     _legend(axes, "upper right")
@@ -119,9 +124,9 @@ def _linearity(axes, phantoms: Mapping[str, dict]) -> None:
 
 def _emboli(axes, phantoms: Mapping[str, dict]) -> None:
     axes.axhline(1, color=FAINT, lw=1.5, ls=":")
-    for k, ((name, phantom), colour, mark) in enumerate(zip(phantoms.items(), COLOURS, "os^D")):
+    for k, (name, phantom) in enumerate(phantoms.items()):
         rows = phantom["emboli"]
-        style = {"color": colour, "marker": mark, "ms": 6, "capsize": 4, "label": name}
+        style = {**_style(name), "ls": VERSION_LINES[name], "ms": 6, "capsize": 4, "label": name}
         axes.errorbar(
             _numbers(rows, "diameter_mm") + 0.1 * k, _numbers(rows, "recovery"), _numbers(rows, "recovery_sd"), **style
         )
@@ -131,10 +136,10 @@ def _emboli(axes, phantoms: Mapping[str, dict]) -> None:
 
 def _disks(axes, phantoms: Mapping[str, dict]) -> None:
     axes.axhline(1, color=FAINT, lw=1.5, ls=":")
-    for k, ((name, phantom), colour, mark) in enumerate(zip(phantoms.items(), COLOURS, "os^D")):
+    for k, (name, phantom) in enumerate(phantoms.items()):
         rows = phantom["disks"]
         place = np.arange(len(rows)) + 0.1 * k
-        style = {"color": colour, "marker": mark, "ms": 6}
+        style = {**_style(name), "ms": 6}
         errors = _numbers(rows, "recovery_error")
         axes.errorbar(place, _numbers(rows, "recovery"), errors, capsize=4, label=f"{name}: contrast", **style)
         axes.plot(place, _numbers(rows, "dprime_ratio"), ls="--", mfc="none", label=f"{name}: d'", **style)

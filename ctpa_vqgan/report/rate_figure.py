@@ -17,6 +17,7 @@ PANELS = {
     "psnr": "PSNR of the whole volume [dB] (higher is better)",
     "body_mae_hu": "MAE in the body [HU] (lower is better)",
 }
+SHORT = {"psnr": ("left", "PSNR"), "body_mae_hu": ("right", "MAE in the body")}  # its panel and its name in a note
 CODEC_COLOURS = ("#5aa9e6", "#7fd1ae", "#c9a0dc")
 OTHERS = {
     # style of the first, the second, ... of a kind; the model's second is a ring, as it often lies on the first
@@ -107,8 +108,12 @@ def _notes(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if why := [row["skipped"] for row in rows if "skipped" in row]:
         yield _short(f"{name} skipped: {why[0]}", 150)
     elif missing := [key for key in PANELS if not any(_shown(row, key) for row in rows)]:
-        values = ", ".join(f"{key} {rows[0].get(key)}" for key in ("bits_per_voxel", *missing))
-        yield _short(f"{name} not shown: {values}", 150)
+        if not any(number(row.get("bits_per_voxel")) > 0 for row in rows):
+            yield _short(f"{name} not shown: its bits per voxel are not known", 150)
+        else:
+            why = {key: "infinite" if math.isinf(number(rows[0].get(key))) else "not measured" for key in missing}
+            told = "; ".join(f"not in the {SHORT[key][0]} panel: {SHORT[key][1]} {why[key]}" for key in missing)
+            yield _short(f"{name} {told}", 150)
 
 
 def _short(text: str, length: int = 44) -> str:

@@ -9,6 +9,9 @@ import numpy as np
 
 DPI = 100
 INK, PAPER = "#e8e8e8", "#101114"
+# one colour and line for each version of a volume, wherever it is drawn; dashes show a line below
+VERSION_COLOURS = {"reconstruction": "#56b4e9", "decoded": "#f2a541"}
+VERSION_LINES = {"reconstruction": "-", "decoded": (0, (4, 3))}
 ON_IMAGE = {"color": INK, "fontsize": 11, "bbox": {"facecolor": PAPER, "alpha": 0.6, "linewidth": 0, "pad": 2}}
 
 

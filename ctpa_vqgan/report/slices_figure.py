@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ctpa_vqgan.files import write_whole
-from ctpa_vqgan.report.sheet import INK, Sheet
+from ctpa_vqgan.report.sheet import INK, VERSION_COLOURS, VERSION_LINES, Sheet
 
-COLOURS = ("#5aa2ff", "#f2a541", "#7bd88f", "#d98cff")
 CURVES = {"mae_hu": "MAE [HU]", "bias_hu": "bias [HU]"}
 WIDTH, LEFT, TOP, CHART, GAP, BOTTOM = 14.0, 1.0, 1.5, 2.4, 0.25, 0.75  # inches
 
@@ -55,9 +54,10 @@ def save_slices_figure(
     sheet = Sheet(WIDTH, TOP + 2 * CHART + GAP + BOTTOM)
     sheet.text(LEFT, 0.45, title, fontsize=16)
     left = LEFT
-    for colour, (name, curve) in zip(COLOURS, curves.items()):
-        text = f"{name}: {_worst(curve['mae_hu'])}"
-        sheet.text(left, 0.8, text, color=colour, fontsize=12)
+    for name, curve in curves.items():
+        dashed = "" if VERSION_LINES[name] == "-" else " (dashed)"
+        text = f"{name}{dashed}: {_worst(curve['mae_hu'])}"
+        sheet.text(left, 0.8, text, color=VERSION_COLOURS[name], fontsize=12)
         left += 6.5
     inside = [plane for plane in window_planes if 0 < plane < num_slices]
     if inside:
@@ -74,8 +74,9 @@ def save_slices_figure(
         )
         for plane in inside:
             axes.axvline(plane + 0.5, color=INK, alpha=0.45, linewidth=0.8, linestyle=":")  # slices count from 1
-        for colour, curve in zip(COLOURS, curves.values()):
-            axes.plot(np.arange(1, num_slices + 1), curve[key], color=colour, linewidth=1.5)
+        for name, curve in curves.items():
+            style = {"color": VERSION_COLOURS[name], "linestyle": VERSION_LINES[name], "linewidth": 1.5}
+            axes.plot(np.arange(1, num_slices + 1), curve[key], **style)
         axes.set_xlim(0.5, num_slices + 0.5)
         axes.tick_params(labelbottom=last)
         if key == "mae_hu":

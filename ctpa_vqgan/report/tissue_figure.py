@@ -9,12 +9,13 @@ from typing import Any
 
 from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.report.chapters.fidelity import average, summaries
-from ctpa_vqgan.report.sheet import INK, Sheet
+from ctpa_vqgan.report.chapters.goals import BIAS_HU
+from ctpa_vqgan.report.sheet import INK, VERSION_COLOURS, Sheet
 from ctpa_vqgan.report.values import number, versions
 
-GOAL_HU = 2  # of the bias
-COLOURS = {"reconstruction": "#f2b134", "decoded": "#5bb6e8"}
 NAMES = {"reconstruction": "reconstruction (sliding windows)", "decoded": "decoded codes (exact tiles)"}
+
+TITLES = ("bias [HU]; dot: a case, tick: their mean, green: goal", "95 % of errors [HU]; white dot: mean bias")
 
 # layout in inches
 WIDTH, LEFT, TOP, BOTTOM, ROW, GAP = 12.8, 1.7, 1.25, 0.75, 0.75, 0.35
@@ -51,19 +52,19 @@ def save_tissue_figure(path: str | os.PathLike, cases: Sequence[Mapping[str, Any
     sheet = Sheet(WIDTH, TOP + ROW * len(names) + BOTTOM)
     sheet.text(0.3, 0.42, f"Error by tissue, {len(cases)} case{'s' * (len(cases) != 1)}", fontsize=16)
     width = (WIDTH - LEFT - GAP - 0.3) / 2
-    for column, title in enumerate(("bias [HU], a dot a case; goal in green", "95 % of errors [HU]")):
+    for column, title in enumerate(TITLES):
         axes = sheet.axes(LEFT + column * (width + GAP), TOP, width, ROW * len(names))
         _style(axes, title, names if column == 0 else [""] * len(names))
         for index, version in enumerate(shown):
             offset = (index - (len(shown) - 1) / 2) * 0.34
             for place, name in enumerate(names):
                 draw = _draw_limits if column else _draw_bias
-                draw(axes, place + offset, found.get((version, name), []), COLOURS[version])
+                draw(axes, place + offset, found.get((version, name), []), VERSION_COLOURS[version])
         axes.set_ylim(len(names) - 0.5, -0.5)
         limits = axes.get_xlim()
-        axes.set_xlim(min(limits[0], -1.5 * GOAL_HU), max(limits[1], 1.5 * GOAL_HU))
+        axes.set_xlim(min(limits[0], -1.5 * BIAS_HU), max(limits[1], 1.5 * BIAS_HU))
     for index, version in enumerate(shown):
-        sheet.text(LEFT + 4.2 * index, 0.82, f"■ {NAMES[version]}", color=COLOURS[version])
+        sheet.text(LEFT + 4.2 * index, 0.82, f"■ {NAMES[version]}", color=VERSION_COLOURS[version])
     return write_whole(path, sheet.png())
 
 
@@ -76,7 +77,7 @@ def _style(axes, title: str, names: Sequence[str]) -> None:
     axes.grid(axis="x", color="#3a3d45", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.axvline(0, color="#9aa0aa", linewidth=1)
-    axes.axvspan(-GOAL_HU, GOAL_HU, color="#4f9d69", alpha=0.35, linewidth=0)
+    axes.axvspan(-BIAS_HU, BIAS_HU, color="#4f9d69", alpha=0.35, linewidth=0)
     axes.margins(x=0.08)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 VERSIONS = ("reconstruction", "decoded")
 NOTHING = "n/a"
+HU_RANGE = (-1000, 1000)  # to which both volumes are clipped before fidelity is measured
 
 
 def dig(entry: Any, *keys: str) -> Any:

@@ -11,6 +11,7 @@ from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.report.sheet import INK, PAPER, Sheet
 
 MARKERS = {"gaussian": "o", "linear": "^", "constant": "s", "one window": "P", "exact tiles": "D"}
+SEAMLESS, GREY = "exact tiles", "#9aa0a6"  # nothing is blended in them, so no colour of a seam is theirs
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 12.8, 7.2, 0.9, 0.9, 1.4, 0.8  # inches
 
 
@@ -30,7 +31,7 @@ def save_figure(path: str | Path, rows: Sequence[dict[str, Any]], title: str, su
     sheet.text(LEFT, 0.74, "Ring: on the front of PSNR, seam, time and memory.  Star: suggested.", fontsize=11)
     axes = sheet.axes(LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
     axes.set_facecolor(PAPER)
-    seams = [row["seam_hu"] for row in shown if row["seam_hu"] is not None]
+    seams = [row["seam_hu"] for row in shown if row["seam_hu"] is not None and row["blend"] != SEAMLESS]
     limits = {"vmin": 0.0, "vmax": max([1.0, *seams]), "cmap": "YlOrRd"}
     points = None
     for kind, marker in MARKERS.items():
@@ -38,6 +39,9 @@ def save_figure(path: str | Path, rows: Sequence[dict[str, Any]], title: str, su
         if not some:
             continue
         x, y = ([row[key] for row in some] for key in ("case_seconds", "psnr"))
+        if kind == SEAMLESS:
+            axes.scatter(x, y, s=90, color=GREY, marker=marker, label=f"{kind} (seam: n/a)")
+            continue
         colours = [math.nan if row["seam_hu"] is None else row["seam_hu"] for row in some]
         points = axes.scatter(x, y, s=90, c=colours, marker=marker, label=kind, plotnonfinite=True, **limits)
     for row in shown:
@@ -65,9 +69,10 @@ def _dress(axes: Any) -> None:
     for spine in axes.spines.values():
         spine.set_color(INK)
     if axes.get_legend_handles_labels()[0]:
-        legend = axes.legend(facecolor=PAPER, labelcolor=INK, fontsize=11, loc="lower right")
-        for handle in legend.legend_handles:
-            handle.set_facecolor(INK)
+        legend = axes.legend(facecolor=PAPER, labelcolor=INK, fontsize=11, loc="best")
+        for handle in legend.legend_handles:  # a shape alone: the colour is the seam's
+            handle.set_array(None)
+            handle.set_color(GREY)
 
 
 def _scale(sheet: Sheet, points: Any) -> None:

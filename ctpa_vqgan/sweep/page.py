@@ -99,7 +99,7 @@ def _subject(content: dict[str, Any]) -> str:
     how = "all that differ" if tried == possible else f"of {possible} that differ, one knob away from the default each"
     done = sum(row["kind"] == "windows" for row in content["rows"])
     count = tried if done == tried else f"{done} so far of {tried}"
-    return f"{content['case']}, {by(shape)} voxels: {where}; {count} settings ({how})."
+    return f"{content['case']}, {by(shape)} voxels: {where}; {count} setting{'s' * (tried != 1)} ({how})."
 
 
 def _verdict(content: dict[str, Any]) -> str:

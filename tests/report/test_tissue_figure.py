@@ -5,6 +5,7 @@ import pytest
 from matplotlib.image import imread
 from realistic import summary
 
+from ctpa_vqgan.report.sheet import VERSION_COLOURS
 from ctpa_vqgan.report.tissue_figure import save_tissue_figure
 
 
@@ -12,15 +13,16 @@ def rows(bias):
     return [{"case": "a", "reconstruction": {"tissues": {"fat": summary(9, bias, 5), "bone": summary(9, 0.0, 5)}}}]
 
 
-def amber(path):
+def coloured(path):
     """Columns of the left panel in which the reconstruction's colour is."""
     left = imread(path)[:, :700, :3]
-    found = (abs(left - np.array([0xF2, 0xB1, 0x34]) / 255).sum(-1) < 0.05)[125:200]
+    colour = [int(VERSION_COLOURS["reconstruction"][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    found = (abs(left - np.array(colour)).sum(-1) < 0.05)[125:200]
     return np.nonzero(found.any(0))[0]
 
 
 def test_a_bias_lies_on_its_side_of_the_goal(tmp_path):
-    low, high = (amber(save_tissue_figure(tmp_path / f"{bias}.png", rows(bias))).mean() for bias in (-20.0, 20.0))
+    low, high = (coloured(save_tissue_figure(tmp_path / f"{bias}.png", rows(bias))).mean() for bias in (-20.0, 20.0))
     assert low < 260 < 600 < high
 
 

@@ -45,6 +45,8 @@ def test_every_code_that_occurs_is_in_one_bin_and_on_the_curve(tmp_path, monkeyp
     assert curve.sum() == pytest.approx(1)
     assert (np.diff(curve) <= 0).all()
     assert sum(spread.patches[0].get_data().values) == (counts > 0).sum()
+    for axes in (ranks, spread):
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["all codes used evenly"], "the dashes"
 
 
 def test_lists_of_two_codebooks_are_refused(tmp_path):

@@ -99,6 +99,7 @@ def test_the_note_tells_mae_and_bias_of_the_plane_within_the_hu_range():
     volume = np.full((24, 24, 24), 1500, np.int16)
     texts = [text.get_text() for text in draw_montage(volume, volume - 510, (1, 1, 1)).figure.texts]
     assert texts.count("MAE 10.0 HU, bias -10.0 HU") == 3  # 990 and, clipped, 1000
+    assert texts.count("close-up") == 3, "the panels below show its error"
 
 
 @pytest.mark.parametrize("size", [(8, 6, 4), (1, 1, 1), (64, 4, 64)])

@@ -35,7 +35,15 @@ def test_each_version_has_its_curves_over_slices_that_count_from_1(tmp_path, she
     assert np.array_equal(bias.lines[0].get_ydata(), [-2, -4, math.nan, -1], equal_nan=True)
     texts = [text.get_text() for text in sheets[0].figure.texts]
     assert texts == ["a $case$", "reconstruction: MAE 4.7 HU, worst 8.0 HU in slice 2",
-                     "decoded: MAE 5.7 HU, worst 9.0 HU in slice 3"]  # fmt: skip
+                     "decoded (dashed): MAE 5.7 HU, worst 9.0 HU in slice 3"]  # fmt: skip
+
+
+def test_two_curves_that_coincide_are_both_seen(tmp_path, sheets):
+    same = {name: errors([4, 8, 2]) for name in ("reconstruction", "decoded")}
+    save_slices_figure(tmp_path / "slices.png", same, 1)
+    below, above = sheets[0].figure.axes[0].lines
+    assert below.get_color() != above.get_color()
+    assert below.get_linestyle() == "-" and above.is_dashed()
 
 
 def test_window_planes_are_marked_between_the_slices_and_only_inside_the_volume(tmp_path, sheets):
@@ -50,7 +58,7 @@ def test_window_planes_are_marked_between_the_slices_and_only_inside_the_volume(
 
 def test_what_was_not_measured_is_said(tmp_path, sheets):
     save_slices_figure(tmp_path / "slices.png", {"decoded": errors([None, None])}, 1)
-    assert sheets[0].figure.texts[1].get_text() == "decoded: not measured"
+    assert sheets[0].figure.texts[1].get_text() == "decoded (dashed): not measured"
 
 
 def test_versions_of_two_volumes_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from ctpa_vqgan.report.rate_figure import save_rate_figure
+from ctpa_vqgan.report.sheet import Sheet
 
 
 def row(name, kind, rate, psnr, mae):
@@ -40,6 +41,19 @@ def test_a_codec_is_a_curve_and_the_rest_are_points(tmp_path, curves):
         ((0.1, 0.4), (20.0, 10.0)),
     ]
     assert matplotlib.image.imread(path).shape[1] == 1280
+
+
+def test_what_is_missing_is_told_in_words_and_for_its_panel(tmp_path, monkeypatch):
+    told, text = [], Sheet.text
+    monkeypatch.setattr(Sheet, "text", lambda sheet, *place, **style: (told.append(place[2]), text(sheet, *place)))
+    unknown = [row("on a small grid", "baseline", None, 30.0, 40.0), row("copy", "interpolation", 16.0, "inf", None)]
+    save_rate_figure(tmp_path / "rates.png", [*AGAINST, *unknown])
+    assert set(told) >= {
+        "on 256 x 256 x 64 not in the left panel: PSNR infinite",
+        "copy not in the left panel: PSNR infinite; not in the right panel: MAE in the body not measured",
+        "on a small grid not shown: its bits per voxel are not known",
+        "JPEG 2000 skipped: imagecodecs is not installed",
+    }
 
 
 def test_rows_as_they_stand_in_a_file_are_drawn_too(tmp_path, curves):

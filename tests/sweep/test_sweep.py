@@ -14,8 +14,10 @@ from ctpa_vqgan.cli.knobs import checked, known_knobs, parse_setting
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.report.sheet import Sheet
 from ctpa_vqgan.sealed import save_sealed
 from ctpa_vqgan.sweep import Choices, sweep
+from ctpa_vqgan.sweep.figure import save_figure
 
 CONFIGS = workflows.find_bundle() / "configs"
 WINDOW = (-1000.0, 1000.0)
@@ -108,6 +110,24 @@ def test_the_files_hold_every_row_and_the_case(cases, tmp_path, capsys):
     )
     assert len(windows) == 1, "blending changes nothing"
     assert min(tiles) > max(windows) > 0.1, "tiles have a halo"
+
+
+def test_exact_tiles_have_no_colour_of_a_seam_and_the_legend_none_at_all(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("ctpa_vqgan.sweep.figure.write_whole", lambda path, content: path)
+    monkeypatch.setattr(Sheet, "png", lambda sheet: drawn.append(sheet))
+    row = {"number": 1, "case_seconds": 2.0, "psnr": 30.0, "front": False, "seam_hu": 3.0}
+    save_figure(tmp_path / "a.png", [row | {"blend": "exact tiles"}, row | {"blend": "constant", "seam_hu": 0.5}], "a")
+    sheet = drawn[0]
+    axes, bar = sheet.figure.axes
+    sheet.pixels(640)  # colours are settled when a figure is drawn
+    windows, tiles = axes.collections[:2]
+    assert tiles.get_array() is None and list(windows.get_array()) == [0.5]
+    assert bar.get_ylim() == (0, 1), "the tiles' 3 HU are no seam"
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["constant", "exact tiles (seam: n/a)"]
+    colours = {tuple(handle.get_facecolor()[0]) for handle in legend.legend_handles}
+    assert colours == {tuple(tiles.get_facecolor()[0])}
 
 
 @pytest.mark.usefixtures("uncounted")

@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctpa_vqgan.report.blocks import Block, Chapter, Heading, Table, Text
+from ctpa_vqgan.report.columns import GUIDE, heading, show
 from ctpa_vqgan.report.values import number, tell, worst_first
 
 Row = Mapping[str, Any]
 
-GUIDE = (
-    ["the guide: its baseline", "resized", "35.3", "0.971", ""],
-    ["the guide: expected at full resolution", "", "37 to 39", "0.98 to 0.99", ""],
+QUOTED = (
+    ["the guide: its baseline", "resized", "35.3", "0.971", "", "", ""],
+    ["the guide: expected at full resolution", "", "37 to 39", "0.98 to 0.99", "", "", ""],
 )
 RESIZED = ("baseline", "interpolation")
+SCORES = {"psnr": ".2f", "ssim": ".4f", "mae_hu": ".1f"}
+CODES = ("usage", "perplexity")
 NEAR = 0.25  # a rate this far from the model's, relative to it, may still be compared, and is named
 EQUAL_DB = 0.05  # what a table's two decimals do not tell apart reliably
 
@@ -30,7 +33,7 @@ def against_chapter(metrics: Mapping[str, Any]) -> Chapter | None:
     for case in cases:
         measured = [row for row in case["against"] if not row.get("skipped")]
         blocks.append(Heading(f"{case['case']} at the same rate"))
-        told = standing(case["against"]) or ["Nothing was measured near the model's rate."]
+        told = standing(case["against"]) or ["No comparison at one rate: the model's rate or PSNR is no finite number."]
         blocks += [Text(sentence[:1].upper() + sentence[1:]) for sentence in told]
         if measured:
             table = Table("Rate and quality on the full grid.", ["what", *_COLUMNS], [_row(row) for row in measured])
@@ -38,21 +41,21 @@ def against_chapter(metrics: Mapping[str, Any]) -> Chapter | None:
         skipped = [f"{row['name']}: not measured, {row['skipped']}." for row in case["against"] if row.get("skipped")]
         if skipped:
             blocks.append(Text(" ".join(skipped)))
-    return Chapter("Against other ways", blocks, ("baseline", "rate"))
+    return Chapter("Against other ways", blocks, ("guide", "baseline", "rate"))
 
 
 def _guide(cases: Sequence[Row]) -> list[Block]:
     rows = []
     for case in cases:
         for row in (row for row in case["against"] if row.get("kind") in RESIZED and not row.get("skipped")):
-            small = [row.get(key) for key in ("small_psnr", "small_ssim", "small_mae_hu")]
-            name = f"here: {row['name']}, {case['case']}"
-            if any(math.isfinite(number(value)) for value in small):
+            here = "the guide's baseline, measured here" if row["kind"] == "baseline" else "here"
+            name = f"{here}: {row['name']}, {case['case']}"
+            if any(math.isfinite(number(row.get(f"small_{key}"))) for key in SCORES):
                 size = " x ".join(map(str, row.get("small_size") or []))
-                rows.append([name, f"small, {size}", *(tell(v, f) for v, f in zip(small, (".2f", ".4f", ".1f")))])
-            rows.append([name, "full", *_scores(row)])
+                rows.append([name, f"small, {size}", *_scores(row, "small_"), *_codes(row)])
+            rows.append([name, "full", *_scores(row), *_codes(row)])
         rows += [
-            [f"here: {row['name']}, {case['case']}", "full", *_scores(row)]
+            [f"here: {row['name']}, {case['case']}", "full", *_scores(row), *_codes(case)]
             for row in case["against"]
             if row.get("kind") == "model" and not row.get("skipped")
         ]
@@ -60,20 +63,25 @@ def _guide(cases: Sequence[Row]) -> list[Block]:
         return []
     return [
         Text(
-            "The guide's baseline brings a volume to 256 x 256 x 64 voxels first and is scored on that small grid: "
-            "what was lost by resizing does not count. Only numbers of the full grid can be compared with the model's; "
-            "the guide's own data are others, so its rows show the size to expect and no more."
+            f"The guide: {GUIDE}. Its baseline brings a volume to 256 x 256 x 64 voxels first and is scored on that "
+            "small grid: what was lost by resizing does not count. Only numbers of the full grid can be compared with "
+            "the model's; the guide's own data are others, so its rows show the size to expect and no more."
         ),
         Table(
             "The guide's numbers beside those measured here.",
-            ["what", "grid", "PSNR [dB]", "SSIM", "MAE [HU]"],
-            [*map(list, GUIDE), *rows],
+            ["what", "grid", *map(heading, (*SCORES, *CODES))],
+            [*map(list, QUOTED), *rows],
         ),
     ]
 
 
-def _scores(row: Row) -> list[str]:
-    return [tell(row.get(key), form) for key, form in (("psnr", ".2f"), ("ssim", ".4f"), ("mae_hu", ".1f"))]
+def _scores(row: Row, prefix: str = "") -> list[str]:
+    return [tell(row.get(f"{prefix}{key}"), form) for key, form in SCORES.items()]
+
+
+def _codes(row: Row) -> list[str]:
+    """Use of the codebook; nothing where there are no codes."""
+    return [show(key, row[key]) if row.get(key) is not None else "" for key in CODES]
 
 
 _COLUMNS = (
@@ -120,10 +128,22 @@ def standing(rows: Sequence[Row]) -> list[str]:
     for model in (row for row in rows if row.get("kind") == "model"):
         bits, psnr = _bits(model), number(model.get("psnr"))
         if bits > 0 and math.isfinite(psnr):
-            told = [text for name, points in rivals.items() if (text := _duel(model, name, points))]
+            duels = {name: _duel(model, name, points) for name, points in rivals.items()}
+            told = [text for text in duels.values() if text]
+            told += [_far(name, rivals[name], bits) for name, text in duels.items() if not text]
             if told:
                 sentences.append(f"{model['name']} with {psnr:.2f} dB at {bits:.4f} bits/voxel: {'; '.join(told)}.")
     return sentences
+
+
+def _far(name: str, points: Sequence[Row], bits: float) -> str:
+    """That a rival has no point near the model's rate, and which is the nearest."""
+    rates = [rate for point in points if (rate := _bits(point)) > 0 and math.isfinite(number(point.get("psnr")))]
+    if not rates:
+        return f"{name}: no point with a rate and a finite PSNR"
+    which = "only one" if len(rates) == 1 else "lowest" if min(rates) > bits else "highest"
+    rate = max(rates) if which == "highest" else min(rates)
+    return f"{name}: no point near this rate (its {which} is {rate:.4f} bits/voxel)"
 
 
 def _duel(model: Row, name: str, points: Sequence[Row]) -> str:

@@ -27,7 +27,7 @@ HEADLINES = (
     *("psnr", "ssim", "mae_hu", "rmse_hu", "body_psnr", "body_ssim", "body_mae_hu", "body_rmse_hu"),
     *("decoded_psnr", "decoded_ssim", "decoded_mae_hu", "decoded_rmse_hu"),
 )
-VOLUMES = ("clipped_share", "seconds")
+VOLUMES = ("clipped_share", "seconds", "decoded_seconds")
 
 
 def left_out(metrics: Mapping[str, Any], keys: Iterable[str]) -> list[str]:

@@ -53,7 +53,7 @@ LINEARITY: Columns = (
 PHANTOMS = (
     ("edges", "Sharpness: how fine a detail keeps half its contrast.", "edge", "{shape}", EDGES, "mtf50_ratio"),
     ("noise", "Noise: how much of it comes back, and how coarse.", "at", "{background_hu:g} HU", NOISE, "nps_ratio"),
-    ("disks", "Low contrast in noise, as in the MITA phantom.", "ball", "{diameter_mm:g} mm", DISKS, "dprime_ratio"),
+    ("disks", "Low contrast in noise, as in the MITA phantom.", "disk", "{diameter_mm:g} mm", DISKS, "dprime_ratio"),
     ("emboli", "Emboli in contrast-filled vessels.", "embolus", "{diameter_mm:g} mm", EMBOLI, "recovery"),
 )
 

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ctpa_vqgan.report.blocks import Block, Chapter, Table, Text
+from ctpa_vqgan.report.chapters.goals import meets_nothing, nothing_met
 from ctpa_vqgan.report.values import NOTHING, count, dig, number, numbers, tell, versions, worst_first
 
 MAX_PLANES = 20
 
 
 def planes_found(metrics: Mapping[str, Any], version: str) -> list[tuple[str, Mapping[str, Any]]] | None:
-    """Every seam found, strongest first, with its case; None if none was looked for."""
-    looked = [(c["case"], found) for c in metrics["cases"] if (found := dig(c, version, "seams", "found")) is not None]
+    """Every seam found, strongest first, with its case; None if none was looked for or nothing met anywhere."""
+    looked = [
+        (case["case"], seams["found"])
+        for case in metrics["cases"]
+        if (seams := dig(case, version, "seams")) and seams.get("found") is not None and not meets_nothing(seams)
+    ]
     planes = [(case, plane) for case, found in looked for plane in found]
     return sorted(planes, key=lambda item: -number(item[1].get("hu"))) if looked else None
 
@@ -39,7 +44,7 @@ def seams_chapter(metrics: Mapping[str, Any]) -> Chapter | None:
             "largest [HU]",
             "shift SD, mean [HU]",
             "95 % below [HU]",
-            "offsets",
+            "voxels",
         ]
         blocks += [
             Text(
@@ -48,13 +53,16 @@ def seams_chapter(metrics: Mapping[str, Any]) -> Chapter | None:
             ),
             Table("Agreement of windows with exact tiles and with themselves when moved.", header, rows),
         ]
+    skipped = [(case["case"], why) for case in worst_first(metrics["cases"]) if (why := dig(case, "shift", "skipped"))]
+    blocks += [Text(f"{case}: no shift test, {why}.") for case, why in skipped]
     return Chapter("Seams", blocks, ("seams",)) if blocks else None
 
 
 def _row(seams: Mapping[str, Any]) -> list[str]:
     ratios = [tell(ratio, ".3f") for ratio in numbers(seams.get("ratio"))]
     ratios += [NOTHING] * (3 - len(ratios))
-    return [tell(seams.get("hu"), ".2f"), *ratios, str(seams.get("num_planes", "")), str(len(seams.get("found") or []))]
+    found = NOTHING if meets_nothing(seams) else str(len(seams.get("found") or []))
+    return [tell(seams.get("hu"), ".2f"), *ratios, str(seams.get("num_planes", "")), found]
 
 
 def _plane(plane: Mapping[str, Any]) -> list[str]:
@@ -65,21 +73,19 @@ def _plane(plane: Mapping[str, Any]) -> list[str]:
 def _agreement(case: Mapping[str, Any]) -> list[str]:
     tiles = [tell(dig(case, "tiles", key), ".3f") for key in ("mean_hu", "max_hu")]
     shift = [tell(dig(case, "shift", key), ".3f") for key in ("mean_hu", "p95_hu")]
-    return [
-        case["case"],
-        *tiles,
-        *shift,
-        str(len(dig(case, "shift", "offsets") or [])) if case.get("shift") else NOTHING,
-    ]
+    return [case["case"], *tiles, *shift, tell(dig(case, "shift", "num_voxels"), ",.0f")]
 
 
 def seam_sentence(metrics: Mapping[str, Any], version: str) -> str:
-    """Seams found or none, in one sentence; empty if none was looked for."""
+    """Seams found or none, or that none could be, in one sentence; empty if none was looked for."""
+    if why := nothing_met(metrics, version):
+        return f"Not measured: {why}."
     planes = planes_found(metrics, version)
     if planes is None:
         return ""
     if not planes:
-        return "None found where windows meet."
+        alone = sum(meets_nothing(dig(case, version, "seams")) for case in metrics["cases"])
+        return "None found where windows meet" + (f"; in {count(alone, 'case')} nothing met." if alone else ".")
     case, plane = planes[0]
     axis, between, height, _ = _plane(plane)
     cases = len({case for case, _ in planes})

@@ -49,7 +49,7 @@ def tell_story(
     """
     metrics = {"cases": [], "mean": {}, **metrics}
     left = [_picture(picture, folder) for picture in pictures]
-    told = [verdict_chapter(metrics)]
+    told = [verdict_chapter(metrics, settings)]
     for make, starts in NUMBERS.items():
         if chapter := make(metrics):
             here = [picture for picture in left if picture.path.name.startswith(starts)] if starts else []

@@ -9,11 +9,11 @@ from typing import Any
 from ctpa_vqgan.report.blocks import Block, Chapter, Facts, Heading, Table, Terms, Text
 from ctpa_vqgan.report.chapters.against import standing
 from ctpa_vqgan.report.chapters.fidelity import average, summaries
-from ctpa_vqgan.report.chapters.goals import ADEQUATE_HU, UNMEASURED, enhancement, judged
+from ctpa_vqgan.report.chapters.goals import ADEQUATE_HU, BIAS_HU, UNMEASURED, enhancement, judged, nothing_met
 from ctpa_vqgan.report.chapters.quality import spread
 from ctpa_vqgan.report.chapters.seams import planes_found, seam_sentence
 from ctpa_vqgan.report.columns import show
-from ctpa_vqgan.report.values import count, dig, mean, number, tell, versions, worst_first
+from ctpa_vqgan.report.values import HU_RANGE, count, dig, mean, number, numbers, tell, versions, worst_first
 
 INTRODUCTION = (
     "A CT volume was turned into integer codes of a learned codebook and back into a volume. This page compares the "
@@ -22,28 +22,41 @@ INTRODUCTION = (
 )
 
 
-def verdict_chapter(metrics: Mapping[str, Any]) -> Chapter:
+def verdict_chapter(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> Chapter:
     """The key numbers, what they mean in a few lines, and the field's goals."""
     shown = versions(metrics)
     marks = judged(metrics, shown) if shown or metrics.get("phantoms") else []
     asked = [(goal, found) for goal, found in marks if any(mark.met is not None for mark in found)]
-    blocks: list[Block] = [Text(INTRODUCTION), Facts(_facts(metrics, asked)), Terms(_sentences(metrics))]
+    blocks: list[Block] = [
+        Text(" ".join([INTRODUCTION, *_other_range(settings)])),
+        Facts(_facts(metrics, asked)),
+        Terms(_sentences(metrics)),
+    ]
     if asked:
         titles = ["sliding windows" if version == "reconstruction" else "decoded codes" for version in shown]
         blocks += [
             Heading("Goals"),
             Text(
-                "What the literature asks of a compressed CT. A goal is met only if every value meets it; the worst "
-                "one is shown."
+                "What radiology asks of a compressed CT, and what this project asks of itself. The source is of the "
+                "measure; limits are this project's, but for the enhancement's. A goal is met only if every value "
+                "meets it, and the worst one is shown; too much of sharpness, contrast or noise counts as an error too."
             ),
             Table(
                 "Goals, met or not.",
-                ["goal", *titles],
-                [[f"{goal.name}: {goal.target}", *found] for goal, found in marks],
+                ["goal", *titles, "source"],
+                [[f"{goal.name}: {goal.target}", *found, goal.source] for goal, found in marks],
             ),
             Text(UNMEASURED),
         ]
     return Chapter("In short", blocks)
+
+
+def _other_range(settings: Mapping[str, Any]) -> list[str]:
+    """That the network sees another range than is scored, if so."""
+    seen = numbers(settings.get("hu_window"))
+    if len(seen) != 2 or tuple(seen) == HU_RANGE:
+        return []
+    return [f"Scored on {HU_RANGE[0]} to {HU_RANGE[1]} HU; the network sees {seen[0]:g} to {seen[1]:g}."]
 
 
 def _facts(metrics: Mapping[str, Any], asked: list) -> list[tuple[str, str, str]]:
@@ -67,7 +80,9 @@ def _facts(metrics: Mapping[str, Any], asked: list) -> list[tuple[str, str, str]
     if not math.isnan(psnr := number(lowest.get("psnr"))):
         facts.append(("lowest PSNR", tell(psnr, ".2f", " dB"), lowest["case"]))
     planes = planes_found(metrics, "reconstruction")
-    if planes is not None:
+    if why := nothing_met(metrics, "reconstruction"):
+        facts.append(("seams", "not measured", why))
+    elif planes is not None:
         facts.append(("seams found", str(len(planes)), "where windows meet"))
     if asked:
         met = sum(all(mark.met is not False for mark in found) for _, found in asked)
@@ -123,7 +138,8 @@ def _bias(metrics: Mapping[str, Any]) -> str:
     if not told:
         return ""
     far = max(abs(bias) for bias in biases.values() if math.isfinite(bias))
-    start = "Every mean bias is within 2 HU" if far <= 2 else "Some tissue is shifted by more than 2 HU on average"
+    shifted = f"Some tissue is shifted by more than {BIAS_HU} HU on average"
+    start = shifted if far > BIAS_HU else f"Every mean bias is within {BIAS_HU} HU"
     return f"{start}: {', '.join(told)} HU."
 
 
@@ -169,4 +185,4 @@ def _standing(metrics: Mapping[str, Any]) -> str:
 
 def _refused(metrics: Mapping[str, Any]) -> str:
     refused = metrics.get("refused") or []
-    return f"{count(len(refused), 'volume')} could not be evaluated; no number includes them." if refused else ""
+    return f"{count(len(refused), 'volume')} could not be evaluated, left out of every number." if refused else ""
