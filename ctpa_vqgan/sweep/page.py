@@ -35,10 +35,10 @@ MEANING = """\
 - **window**, **step**: voxels of a window (knob `patch_size`), and from window to window (`stride`).
 - **blend**: `blend_mode`, and of the gaussian `sigma_scale`. *Exact tiles* (`encode`, `decode`) blend nothing.
 - **PSNR**, **SSIM**, **MAE**: against the original, as in an evaluation's report.
-- **seam**: jump of the error on planes where windows begin and end, beyond that on planes nearby (root mean square).
-  Exact tiles have none: their number is what the measure makes of nothing.
-  **seam ratio**: mean absolute jump there over that nearby, for the axis where it is farthest from 1.
-  **seams found**: planes that stand out, but for those that do so in exact tiles too, which have no seams.
+- **seam**: jump of the difference from exact tiles, which have no seams, on planes where windows begin and end, beyond
+  that on planes nearby (root mean square); of the error, where a network has no exact tiles.
+  **seams found**: such planes that stand out. **seam ratio**: mean absolute jump of the error there over that nearby,
+  for the axis where it is farthest from 1: the field's index, which anatomy moves too.
 - **time**: of the part that was measured. **whole case**: the same times the windows that the whole case takes.
 - **front**: no other setting is as good in PSNR, seam, time of the whole case and memory, and better in one."""
 

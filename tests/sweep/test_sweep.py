@@ -24,9 +24,9 @@ WINDOW = (-1000.0, 1000.0)
 STEP_HU = 40.0
 
 
-def tiny(cls=VQGAN, **options):
+def tiny(cls=VQGAN, channels=(4, 8), **options):
     torch.manual_seed(0)
-    return cls(channels=(4, 8), num_embeddings=16, embedding_dim=4, **options).eval()
+    return cls(channels=channels, num_embeddings=16, embedding_dim=4, **options).eval()
 
 
 class Stepping(VQGAN):
@@ -37,6 +37,16 @@ class Stepping(VQGAN):
     def forward(self, x):
         self.count += 1
         return x + (0.02 if self.count % 2 else -0.02)
+
+
+class Unsteady(VQGAN):
+    """A network whose windows are as much too bright and too dark in turn; its exact tiles are as ever."""
+
+    count = 0
+
+    def forward(self, x):
+        self.count += 1
+        return super().forward(x) + (0.02 if self.count % 2 else -0.02)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,7 @@ def row_of(found, blend, overlap=None):
 
 @pytest.mark.usefixtures("uncounted")
 def test_errors_and_seams_are_those_that_were_planted(cases, tmp_path):
-    found = run(cases, tmp_path, tiny(Stepping))
+    found = run(cases, tmp_path, tiny(Stepping, channels=(8, 8), norm="group"))  # which has no exact tiles
     row = row_of(found, "gaussian 0.125", 0.0)  # every voxel is of one window, and that is 20 HU off
     assert row["mae_hu"] == pytest.approx(STEP_HU / 2, abs=0.1)
     assert row["psnr"] == pytest.approx(20 * np.log10(2000 / (STEP_HU / 2)), abs=0.05)
@@ -83,6 +93,16 @@ def test_errors_and_seams_are_those_that_were_planted(cases, tmp_path):
     assert row["seam_hu"] > STEP_HU / 4
     assert row["num_windows"] == 12
     assert found["suggestion"]["number"] != row["number"]
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_seams_are_found_against_exact_tiles_in_errors_that_are_far_larger(cases, tmp_path):
+    found = run(cases, tmp_path, tiny(Unsteady))
+    exact, row = found["rows"][0], row_of(found, "gaussian 0.125", 0.0)
+    assert row["mae_hu"] > 100, "an untrained network decodes noise"
+    assert row["seams_found"] >= 2
+    assert row["seam_hu"] > STEP_HU / 4
+    assert exact["kind"] == "exact tiles" and exact["seam_hu"] == exact["seams_found"] == 0
 
 
 def test_the_files_hold_every_row_and_the_case(cases, tmp_path, capsys):
