@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 
 from tqdm import tqdm
 
 from ctpa_vqgan.errors import printable
 
 LOG_SECONDS = 30
+
+
+def _lock_of_this_process() -> None:
+    """tqdm shares its lock with forked processes: one that is killed while it writes would stop all others for ever."""
+    tqdm.set_lock(threading.RLock())
+
+
+_lock_of_this_process()
+os.register_at_fork(after_in_child=_lock_of_this_process)
 
 
 def say(text: str) -> None:
