@@ -102,7 +102,7 @@ class CaseJudge(CaseScores):
         codes = self.encode(image)
         if codes is not None:
             versions["decoded"] = self.reconstructor.decode(codes, original.shape)
-            row["decoded_seconds"] = time.perf_counter() - began
+        decoded_seconds = time.perf_counter() - began
         structure = PatientStructure(original, spacing_mm)
         for name, volume in versions.items():
             details = version_details(volume, original, planes[name], structure, self.labels.of(case))
@@ -114,6 +114,7 @@ class CaseJudge(CaseScores):
         if codes is not None:
             row |= self._between(versions)
             row |= self._code_counts()
+            row["decoded_seconds"] = decoded_seconds
         if self.wants("shift"):
             row["shift"] = shift_test(
                 self.reconstructor.by_windows,

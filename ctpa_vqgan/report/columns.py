@@ -144,7 +144,7 @@ TERMS = {
     ),
     "mtf50": (
         "MTF50 [1/mm]",
-        "the detail (cycles per mm) at which half of the contrast is left, from edges of balls, rods and planes; after "
+        "the detail (cycles per mm) at which half of the contrast is left, from edges of balls and rods; after "
         "/ before is the sharpness of the network alone.",
     ),
     "nps": (
