@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_volumes import nan_volume, noise
 
 from ctpa_vqgan.metrics.edges import EdgeSpread, edge_mtf, edge_spread, line_spread
 from ctpa_vqgan.metrics.surfaces import Cylinder, Plane, Sphere
@@ -48,10 +49,6 @@ def blurred_rod(sigma_mm, contrast, spacing=0.7, side=64, radius_mm=14.0, fine=8
     transfer = np.exp(-2 * (math.pi * sigma_mm) ** 2 * (f[:, None] ** 2 + f[None, :] ** 2))
     image = np.fft.ifft2(np.fft.fft2(disk) * transfer).real[::fine, ::fine]
     return 40 + contrast * image, Cylinder((center, center, 0.0), (0, 0, 2.0), radius_mm)
-
-
-def noise(shape, sd, seed=0):
-    return np.random.default_rng(seed).normal(0, sd, shape)
 
 
 @pytest.mark.parametrize("sigma", [0.6, 1.0])
@@ -155,12 +152,6 @@ def test_a_volume_without_the_edge_is_refused():
     edge = edge_spread(np.full((64, 64, 2), 40.0), blurred_rod(0.8, 100)[1], SPACING, reach_mm=6)
     with pytest.raises(ValueError, match="no step"):
         edge_mtf(edge)
-
-
-def nan_volume():
-    volume = np.zeros((20, 20, 20))
-    volume[10, 10, 10] = math.nan
-    return volume
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from small_volumes import nan_volume
 
 from ctpa_vqgan.metrics.linearity import hu_linearity, insert_means
 
@@ -18,12 +19,6 @@ def test_inserts_give_slope_intercept_and_the_worst_insert():
     assert found == pytest.approx((0.98, 5, 0, 25), abs=1e-3)
     bent = hu_linearity([-1000, 0, 1006], [-1000, 0, 1000])
     assert bent == pytest.approx((1.003, 2, 2, 6))
-
-
-def nan_volume():
-    volume = np.zeros((20, 20, 20))
-    volume[10, 10, 10] = math.nan
-    return volume
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from small_volumes import nan_volume, noise
 
 from ctpa_vqgan.metrics.noise_power import noise_power, radial_noise_power
 
 SPACING = (0.7, 0.7, 1.5)
-
-
-def noise(shape, sd, seed=0):
-    return np.random.default_rng(seed).normal(0, sd, shape)
 
 
 def smoothed(rois, transfer):
@@ -73,12 +70,6 @@ def test_pixels_of_unequal_sides_have_the_level_and_the_axes_of_their_own():
     assert abs(found.x_per_mm).max() == 0.5 and abs(found.y_per_mm).max() == 1.25
     rings = radial_noise_power(noise_power(noise((16, 128, 2), 12), (1.0, 0.4))).frequency_per_mm
     assert len(rings) == 8 and rings[-1] <= 0.5  # steps of 1 / 16 mm, the coarser axis, up to its Nyquist frequency
-
-
-def nan_volume():
-    volume = np.zeros((20, 20, 20))
-    volume[10, 10, 10] = math.nan
-    return volume
 
 
 @pytest.mark.parametrize(
