@@ -86,7 +86,12 @@ def ship(
     for precision, content in files.items():
         path = write_whole(work / precision / "model.pt", content)
         run_workflow(
-            "evaluate", data=str(held_out or data), output=str(path.parent), checkpoint=str(path), bundle=str(bundle)
+            "evaluate",
+            data=str(held_out or data),
+            output=str(path.parent),
+            checkpoint=str(path),
+            bundle=str(bundle),
+            settings=["compared_cases=0", "shift_cases=0", "phantoms=false"],  # two precisions are compared by scores
         )
         scores[precision] = json.loads((path.parent / "metrics.json").read_text())
     scores["trilinear"] = write_metrics(work / "trilinear", [_naive_scores(case) for case in cases])

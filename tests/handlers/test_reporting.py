@@ -16,6 +16,7 @@ from ctpa_vqgan.evaluation import CaseFiles, Reconstructor
 from ctpa_vqgan.handlers import CaseJudge, Extent, ReportWriter
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.quality_phantom import measure_phantoms
 
 WINDOW = (-1000.0, 1000.0)
 
@@ -169,16 +170,18 @@ def test_use_of_the_codebook_is_told_over_all_cases(folder):
 def test_phantoms_are_measured_once_for_a_network(folder, monkeypatch):
     measured = []
 
-    def fake(reconstruct, **options):
-        measured.append(reconstruct(torch.zeros(16, 16, 16)).shape)
-        return {"spacing_mm": [1.0, 1.0, 1.0]}
+    def coarse(reconstruct, progress):
+        measured.append(reconstruct)
+        return measure_phantoms(reconstruct, spacing_mm=(1.4, 1.4, 4.0), progress=progress)  # few voxels
 
-    monkeypatch.setattr("ctpa_vqgan.handlers.reporting.measure_phantoms", fake)
-    monkeypatch.setattr("ctpa_vqgan.handlers.reporting.save_phantom_figure", lambda path, phantoms: path)
+    monkeypatch.setattr("ctpa_vqgan.handlers.reporting.measure_phantoms", coarse)
     run(folder, phantoms=True)
     run(folder, phantoms=True)
-    assert measured == [(16, 16, 16)] * 2, "by windows and by codes, in the first run only"
-    assert set(metrics(folder)["phantoms"]) == {"reconstruction", "decoded"}
+    assert len(measured) == 2, "by windows and by codes, in the first run only"
+    found = metrics(folder)["phantoms"]
+    assert found["reconstruction"]["linearity"]["slope"] == pytest.approx(1, abs=0.01), "windows come back as they are"
+    assert abs(found["decoded"]["linearity"]["slope"] - 1) > 0.1
+    assert "phantoms.png" in (folder / "out/report.md").read_text()
 
 
 def test_more_comparisons_than_before_judge_so_many_cases_anew(folder, capsys):
@@ -214,9 +217,9 @@ def test_pictures_that_are_missing_are_told(folder, capsys):
 
 
 def test_a_picture_of_an_earlier_run_is_not_taken_for_one_of_this(folder):
-    run(folder, extent=Extent(compared_cases=1, shift_cases=0, codecs=()), pictured_cases=3)
+    run(folder, extent=Extent(compared_cases=1, shift_cases=0, codecs=()), pictured_cases=1)
     assert (folder / "out/rates_a.png").is_file()
-    run(folder, made_by={"network": "two"}, pictured_cases=3)
+    run(folder, made_by={"network": "two"}, pictured_cases=1)
     assert "rates_a.png" not in (folder / "out/report.md").read_text()
     assert not (folder / "out/rates_a.png").exists()
 
