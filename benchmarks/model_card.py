@@ -145,7 +145,7 @@ def _results(shipped: Mapping[str, Any]) -> str:
     return (
         f"{table}\n{training['iterations']} iterations, {_hours(training)}, on {training['hardware']}, commit "
         f"{training['commit']}.\n{_where(shipped)}\nUnrounded: `bundles/ctpa_vqgan/models/model.json`.\n\n"
-        "![Held-out scan: original, reconstruction by the shipped weights, absolute error](images/shipped_model.png)\n"
+        "![Held-out scan: original, reconstruction by the shipped weights, error](images/shipped_model.png)\n"
     )
 
 
