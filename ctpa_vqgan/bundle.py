@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import hashlib
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.data import Case, GridPatches, RandomPatchDataset, validation_cases
 from ctpa_vqgan.errors import UserError, printable, user_error
 from ctpa_vqgan.evaluation.details import MEASURES
@@ -29,6 +31,7 @@ from ctpa_vqgan.networks.discriminators import min_side
 from ctpa_vqgan.networks.vqgan import checked_factor
 from ctpa_vqgan.precision import PRECISIONS, uses_bf16
 from ctpa_vqgan.provenance import facts
+from ctpa_vqgan.rendezvous import is_first_to_say
 from ctpa_vqgan.replay import replay
 from ctpa_vqgan.rivals import CODECS
 from ctpa_vqgan.sweep import default_windows, sweep
@@ -45,6 +48,7 @@ __all__ = [
     "check_evaluation",
     "check_knobs",
     "check_memory",
+    "check_ranks",
     "decode_files",
     "default_device",
     "default_stride",
@@ -52,10 +56,13 @@ __all__ = [
     "encode_cases",
     "facts",
     "first_cases",
+    "join_ranks",
     "judged_by",
+    "leave_ranks",
     "load_weights",
     "lpips",
     "overlap",
+    "rank_cases",
     "replay",
     "report_settings",
     "run_sweep",
@@ -78,6 +85,8 @@ def begin(seed: int, deterministic: bool = False) -> None:
         deterministic: bit for bit the same results on CUDA too, by kernels that may be slower; a CPU gives that anyway.
     """
     sys.excepthook = _one_line
+    if not ranks.is_main():
+        logging.disable(logging.INFO)  # rank 0 says it for all
     torch.manual_seed(seed)
     # patches have one size: let cuDNN look for its fastest kernels once; which ones win may differ from run to run
     torch.backends.cudnn.benchmark = not deterministic
@@ -87,12 +96,71 @@ def begin(seed: int, deterministic: bool = False) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
 
 
+def join_ranks(device: torch.device | str, timeout: float) -> None:
+    """Make one training of the processes that torchrun started: NCCL between GPUs, gloo between CPUs.
+
+    Args:
+        device: of this process.
+        timeout: seconds that a rank waits for the others before it gives up; validation and data count too.
+
+    Raises:
+        UserError: torchrun did not start this process, or the others do not come.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            "multi_gpu_train.yaml: expected to be started by torchrun (--standalone --nproc_per_node=GPUS -m "
+            "monai.bundle run ...), found no WORLD_SIZE; for one GPU leave this file out"
+        )
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not timeout > 0:
+        raise UserError(f"rank_timeout: expected a number of seconds above 0, found {timeout!r}")
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    try:
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout)
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"rank {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}: could not join the others ({reason}); check "
+            "the network between them (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name its interface)"
+        ) from error
+
+
+def leave_ranks() -> None:
+    """The end of what :func:`join_ranks` began."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def check_ranks() -> None:
+    """Refuse processes that would all train the same, side by side.
+
+    Raises:
+        UserError: torchrun started several, and nobody made one training of them.
+    """
+    number = ranks.Shard.of_this_process().count
+    if number > 1 and not ranks.are_many():
+        raise UserError(
+            f"WORLD_SIZE: expected one process, or multi_gpu_train.yaml merged after train.yaml, found {number} "
+            "processes; add it to --config_file"
+        )
+
+
+def rank_cases(dataset: Sequence) -> list[int]:
+    """Numbers of the cases that this rank validates; one without any takes the first, for it may not stay away."""
+    return ranks.Shard.of_group().take(range(len(dataset))) or [0]
+
+
 def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     cause = user_error(error)
     if cause is None:
         sys.__excepthook__(kind, error, trace)
     else:
-        print(printable(f"error: {cause}"), file=sys.stderr)
+        told = printable(f"error: {cause}")
+        if is_first_to_say(told):
+            print(told, file=sys.stderr)
         raise SystemExit(getattr(cause, "exit_code", 1))
 
 

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import ClassVar
 
 from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.ranks import Shard
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHARDS = ".shards"  # in a folder that shards share: the files that they lock
 
 
 @contextlib.contextmanager
@@ -66,11 +67,19 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove what :func:`whole` was writing when its process was killed."""
+def remove_leftovers(folder: str | os.PathLike, names: Collection[str] | None = None) -> None:
+    """Remove what :func:`whole` was writing when its process was killed.
+
+    Args:
+        folder: where.
+        names: final names that nobody but this process writes. Only their leftovers go, whoever began them: of a
+            process on another machine nobody here can tell whether it lives. None for a folder of this machine alone.
+    """
     for path in Path(folder).glob(".*"):
-        owner = path.name[1:].partition(".")[0]
-        if owner.isdigit() and path.is_file() and not _lives(int(owner)):
+        owner, _, name = path.name[1:].partition(".")
+        if not owner.isdigit() or not path.is_file():
+            continue
+        if not _lives(int(owner)) if names is None else name in names:
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -86,52 +95,117 @@ def _lives(pid: int) -> bool:
 
 
 class Claim:
-    """The right of one process to work in a folder, until :meth:`release` or its end.
+    """The right of one process to work in a folder, until :meth:`release` or its end; shards work there together.
 
     Where the file system has no locks (some network mounts), nobody is refused.
 
     Args:
         folder: made if need be.
+        shard: the part that this process has of the work there; None for the whole, which leaves no room for others.
 
     Raises:
-        UserError: if another process works there.
+        UserError: if another process works there, on all or on the same shard, or shards of another number do.
     """
 
-    _held: ClassVar[set[int]] = set()
-
-    def __init__(self, folder: str | os.PathLike) -> None:
-        path = Path(folder)
+    def __init__(self, folder: str | os.PathLike, shard: Shard | None = None) -> None:
+        path, shard = Path(folder), shard or Shard()
         self._made = [p for p in (path, *path.parents) if not p.exists()]
+        self._descriptors: list[int] = []
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptors.append(_opened(path, os.O_RDONLY))
+            if shard.count == 1:
+                self._lock(fcntl.LOCK_EX, path, "another process works there; wait for it")
+            else:
+                self._lock(fcntl.LOCK_SH, path, "a process that takes all cases works there; wait for it")
+                self._claim_shard(path, shard)
         except OSError as error:
+            self.release()
             raise UserError(f"{path}: cannot work there ({error.strerror}); choose another output") from error
-        self._held.add(self._descriptor)
+
+    def _claim_shard(self, path: Path, shard: Shard) -> None:
+        (path / SHARDS).mkdir(exist_ok=True)
+        suffix = f"_of_{shard.count}"
+        self._descriptors.append(_opened(path / SHARDS / f"{shard.index + 1}{suffix}", os.O_RDWR | os.O_CREAT))
+        self._lock(fcntl.LOCK_EX, path, f"another process works there on shard {shard}; wait for it")
+        for other in sorted((path / SHARDS).glob("*_of_*")):
+            if not other.name.endswith(suffix):
+                self._descriptors.append(_opened(other, os.O_RDWR))
+                found = other.name.replace("_of_", "/")
+                self._lock(fcntl.LOCK_EX, path, f"shard {found} of another division works there; wait for it")
+                _close(self._descriptors.pop())
+
+    def _lock(self, how: int, path: Path, refusal: str) -> None:
+        """Lock what was opened last."""
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptors[-1], how | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.release()
-            raise UserError(f"{path}: another process works there; wait for it, or choose another output") from error
+            raise UserError(f"{path}: {refusal}, or choose another output") from error
         except OSError:
             pass
 
     def release(self) -> None:
         """Let others work there; folders made for that go if nothing is in them."""
-        if self._descriptor not in self._held:
+        if not self._descriptors:
             return
-        self._held.remove(self._descriptor)
         with contextlib.suppress(OSError):
             for path in self._made:
                 path.rmdir()
-        os.close(self._descriptor)
-
-    @classmethod
-    def _forget(cls) -> None:
-        """In a forked process, which would keep the folder for some seconds after its parent was killed."""
-        for descriptor in cls._held:
-            os.close(descriptor)
-        cls._held.clear()
+        while self._descriptors:
+            _close(self._descriptors.pop())
 
 
-os.register_at_fork(after_in_child=Claim._forget)
+@contextlib.contextmanager
+def in_turn(folder: str | os.PathLike, shard: Shard) -> Iterator[None]:
+    """Wait until no other shard is in such a block for this folder: one merges and writes for all at a time.
+
+    A process that has the whole does not wait, and nobody does where the file system has no locks.
+
+    Args:
+        folder: made if need be.
+        shard: the part that this process has of the work there.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    if shard.count == 1:
+        yield
+        return
+    path = Path(folder) / SHARDS / "turn"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _opened(path, os.O_RDWR | os.O_CREAT)  # a lock for one on a network mount asks for writing
+    except OSError as error:
+        raise UserError(f"{folder}: cannot work there ({error.strerror}); choose another output") from error
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        _close(descriptor)
+
+
+_held: set[int] = set()  # descriptors with locks
+
+
+def _opened(path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o666)
+    _held.add(descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _held:
+        _held.remove(descriptor)
+        os.close(descriptor)
+
+
+def _forget() -> None:
+    """In a forked process, which would keep the locks for some seconds after its parent was killed."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -53,3 +53,8 @@ def numerics(precision: str, device_type: str) -> Iterator[None]:
         torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"),
     ):
         yield
+
+
+def float32_or_better(tensor: torch.Tensor) -> torch.Tensor:
+    """float64 as it is, anything else as float32: what quantizers and losses compute in, under autocast too."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

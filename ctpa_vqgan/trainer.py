@@ -20,6 +20,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.data.reader import AIR_HU
 from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.events import TrainerEvents
@@ -32,6 +33,7 @@ from ctpa_vqgan.losses import (
 )
 from ctpa_vqgan.metrics import CodeCounter, body_tokens
 from ctpa_vqgan.out_of_memory import is_out_of_memory, release_memory
+from ctpa_vqgan.parallel import StepGradients
 from ctpa_vqgan.precision import PRECISIONS, uses_bf16
 from ctpa_vqgan.progress import say
 
@@ -77,6 +79,10 @@ class VQGANTrainer(Trainer):
     An iteration whose losses, gradient norms or codebook statistics are not finite changes nothing: neither weights nor
     optimizers, schedules, averages or codebook; ``skipped_steps`` counts them. One that runs out of memory is done
     again from its start with micro-batches of half the size, which stay.
+
+    Where a process group was made before (``torch.distributed``, with gloo for the CPU besides), its ranks train
+    together: each gets its patches of every batch, and weights, codebook, averages and what is logged are the same on
+    all of them, and the same as those of one rank with all the patches but for rounding.
 
     ``engine.state.output`` after each iteration has ``"image"``, ``"pred"`` and ``"loss"`` (weighted total), decollated
     as MONAI's engines do it. ``engine.terms`` holds the same total and every term by name, unweighted, with gradient
@@ -178,6 +184,8 @@ class VQGANTrainer(Trainer):
         self.bf16 = uses_bf16(self.state.device, precision)
         self._to_compile = compile
         self.inferer = inferer or SimpleInferer()
+        self._g_gradients = StepGradients(network)
+        self._d_gradients = None if discriminator is None else StepGradients(discriminator)
         self.codes = CodeCounter(network.num_embeddings)
         self.terms: dict[str, float] = {}
         self.patches_per_second = 0.0
@@ -238,20 +246,24 @@ class VQGANTrainer(Trainer):
             self.codes.reset()  # else a resumed run goes on counting
         self._clock = time.perf_counter()  # the speed counts waiting for data, not validation
         dataset = getattr(self.data_loader, "dataset", None)
-        if hasattr(dataset, "start_at"):
+        if hasattr(dataset, "start_at_batch"):
             epoch = self.state.epoch - 1
-            batches = self.state.iteration - epoch * self.state.epoch_length
-            patches = min(batches * (self.data_loader.batch_size or 1), dataset.num_patches)
-            dataset.start_at(epoch * dataset.num_patches + patches)
+            dataset.start_at_batch(epoch, self.state.iteration - epoch * self.state.epoch_length)
 
     def try_step(self, batchdata: dict[str, Any]) -> dict[str, float]:
         """What an iteration with this batch gives: terms and gradient norms by name. Only gradients are touched."""
         images, weight = self._images(batchdata), self._adversarial_weight()
         kept = [buffer.clone() for buffer in self.network.quantizer.buffers()]
-        totals, _, _ = self._gradients(images, weight, kept)
+        totals, _, _ = self._gradients(images, weight, kept, self._sizes(images))
         sums = self._sums(totals, weight)
         self._put_back(kept)
         return sums
+
+    def _sizes(self, images: torch.Tensor) -> list[int]:
+        """How many patches of this step each rank has."""
+        sizes = ranks.gather_numbers(len(images))[0]
+        self.network.quantizer.begin_step(patches_before=sum(sizes[: ranks.Shard.of_group().index]))
+        return sizes
 
     def _images(self, batchdata: dict[str, Any]) -> torch.Tensor:
         batch = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
@@ -266,76 +278,94 @@ class VQGANTrainer(Trainer):
         self.network.train()
         if weight:
             self.discriminator.train()
-        if self._to_compile:
+        if self._to_compile and len(images):
             self._compile(images[: self.micro_batch_size])
 
-        kept = [buffer.clone() for buffer in self.network.quantizer.buffers()]
-        totals, reconstruction, seen = self._gradients(images, weight, kept)
+        kept, sizes = [buffer.clone() for buffer in self.network.quantizer.buffers()], self._sizes(images)
+        totals, reconstruction, seen = self._gradients(images, weight, kept, sizes)
         engine.state.output = {Keys.IMAGE: images, Keys.PRED: reconstruction}
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         sums = self._sums(totals, weight)
         engine.state.output[Keys.LOSS] = sums["loss"]
         bad = [name for name, value in sums.items() if not math.isfinite(value)]
-        if _on_any_rank(bool(bad), images.device):
+        if bad:
             self._put_back(kept)
             self._skip(bad, batchdata)
         else:
             del sums["codebook"]
             self._apply(sums, seen, bool(weight))
         began, self._clock = self._clock, time.perf_counter()
-        self.patches_per_second = len(images) / (self._clock - began)
+        self.patches_per_second = sum(sizes) / (self._clock - began)
         length = self.state.epoch_length  # None in the first epoch of data that do not tell
         self.epoch_end_due = bool(length) and self.state.iteration % length == 0
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        if len(images):
+            engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        else:  # what decollating would make of it, if MONAI could decollate nothing
+            engine.state.batch, engine.state.output = [], []
         return engine.state.output
 
     def _sums(self, totals: dict[str, torch.Tensor], weight: float) -> dict[str, float]:
         """Clip gradients, and bring all values to the CPU; ``"codebook"`` is 0 if the quantizer's state is finite."""
+        values = {**totals, "codebook": _zero_if_finite(self.network.quantizer.buffers())}
+        summed = ranks.add(torch.stack([value.double().to(self.state.device) for value in values.values()]))
         norms = {"generator_grad_norm": self._clip(self.network)}
         if weight:
             norms["discriminator_grad_norm"] = self._clip(self.discriminator)
-        values = {**totals, **norms, "codebook": _zero_if_finite(self.network.quantizer.buffers())}
         # one transfer for all of them: the CPU waits for the GPU at each
-        return dict(
-            zip(values, torch.stack([value.double().to(self.state.device) for value in values.values()]).tolist())
-        )
+        everything = torch.stack([*summed, *(norm.double() for norm in norms.values())])
+        return dict(zip([*values, *norms], everything.tolist()))
 
     def _gradients(
-        self, images: torch.Tensor, weight: float, kept: list[torch.Tensor]
+        self, images: torch.Tensor, weight: float, kept: list[torch.Tensor], sizes: Sequence[int]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, list]:
-        """:meth:`_accumulate`; when memory runs out again from the start, with half the patches at a time."""
+        """:meth:`_accumulate` on all ranks; when memory runs out on one, all begin again with smaller micro-batches."""
         while True:
             try:
-                return self._accumulate(images, weight)
+                done = self._accumulate(images, weight, sum(sizes))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._put_back(kept)
-                size = min(self.micro_batch_size, len(images))
-                if size == 1:
-                    raise UserError(
-                        f"iteration {self.state.iteration}: memory ran out with a single patch of "
-                        f"{tuple(images.shape[2:])}; lower patch_size or channels, set checkpointing=true, or "
-                        "precision=bf16 where it is not"
-                    ) from error
+                done = None
             # here the error is gone, and what it held on to
+            if not ranks.anywhere(done is None):
+                break
+            done = None
+            self._put_back(kept)
             self._zero_grad()
             release_memory()
+            size = min(self.micro_batch_size, max(sizes))
+            if size == 1:
+                raise UserError(
+                    f"iteration {self.state.iteration}: memory ran out with a single patch of "
+                    f"{tuple(images.shape[2:])}; lower patch_size or channels, set checkpointing=true, or "
+                    "precision=bf16 where it is not"
+                )
             self.micro_batch_size = self._size_that_fits = size // 2
             say(
                 f"iteration {self.state.iteration}: memory ran out with micro_batch_size={size}; going on with "
-                f"{self.micro_batch_size}, still {len(images)} patches a step"
+                f"{self.micro_batch_size}, still {sum(sizes)} patches a step"
             )
+        self._g_gradients.sum()
+        if weight:
+            self._d_gradients.sum()
+        totals, reconstruction, seen = done
+        if 0 in sizes:  # a rank without patches does not know which values there are
+            names = ranks.gather(list(totals))[0]
+            totals = {name: totals.get(name, torch.zeros(())) for name in names}
+        return totals, reconstruction, seen
 
     def _accumulate(
-        self, images: torch.Tensor, weight: float
+        self, images: torch.Tensor, weight: float, step_size: int
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Gradients of a whole batch: unweighted values by name, the reconstruction, and codes with their bodies."""
+        """Gradients of this rank's patches: unweighted values by name, the reconstruction, and codes with their bodies.
+
+        All are weighed by the share of a patch in the whole step.
+        """
         self._zero_grad()
         totals: dict[str, torch.Tensor] = {}
-        reconstructions, seen = [], []
-        for micro in images.split(self.micro_batch_size):
-            share = len(micro) / len(images)
+        reconstructions, seen = [images[:0]], []
+        for micro in images.split(self.micro_batch_size) if len(images) else ():
+            share = len(micro) / step_size
             reconstruction, codes, values = self._generator_pass(micro, weight, share)
             if weight:
                 values |= self._discriminator_pass(micro, reconstruction, share)
@@ -353,16 +383,18 @@ class VQGANTrainer(Trainer):
         self.network.quantizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.network)
+        counted = CodeCounter(self.network.num_embeddings)
         for codes, body in seen:
-            self.codes.update(codes, body)
+            counted.update(codes, body)
+        self.codes.merge(counted.add_over_ranks())
         self.terms, self.bad_in_a_row = sums, 0
 
     def _skip(self, bad: Sequence[str], batchdata: dict[str, Any]) -> None:
         """Count and tell of a step whose numbers are not finite; nothing of it stays."""
         self.skipped_steps, self.bad_in_a_row = self.skipped_steps + 1, self.bad_in_a_row + 1
         told = (
-            f"iteration {self.state.iteration}: {', '.join(bad) or 'another rank'} is not finite, step skipped "
-            f"({self.skipped_steps} in all, {self.bad_in_a_row} in a row); {_patches_of(batchdata)}"
+            f"iteration {self.state.iteration}: {', '.join(bad)} is not finite, step skipped ({self.skipped_steps} in "
+            f"all, {self.bad_in_a_row} in a row); {', '.join(filter(None, ranks.gather(_patches_of(batchdata))))}"
         )
         say(told)
         self.fire_event(TrainerEvents.STEP_SKIPPED)
@@ -376,9 +408,9 @@ class VQGANTrainer(Trainer):
                 buffer.copy_(value)
 
     def _zero_grad(self) -> None:
-        self.g_optimizer.zero_grad(set_to_none=True)
-        if self.d_optimizer is not None:
-            self.d_optimizer.zero_grad(set_to_none=True)
+        self._g_gradients.clear()
+        if self._d_gradients is not None:
+            self._d_gradients.clear()
 
     def _compile(self, micro: torch.Tensor) -> None:
         """Compile encoder and decoder in place; a trial pass shows whether that works here. Leaves no gradient."""
@@ -419,6 +451,7 @@ class VQGANTrainer(Trainer):
                 values |= self._gan_values(micro, result.reconstruction)
         total = self.losses.total(values, dict.fromkeys(GAN_TERMS, weight) if weight else None)
         (total * share).backward()
+        self._g_gradients.collect()
         values = {name: value.detach() for name, value in values.items()} | {"loss": total.detach()}
         return result.reconstruction.detach(), result.codes, values
 
@@ -448,6 +481,7 @@ class VQGANTrainer(Trainer):
             fake = self.discriminator(reconstruction, offset=self.state.iteration)
             loss = hinge_discriminator_loss(real.logits, fake.logits)
         (loss * share).backward()
+        self._d_gradients.collect()
         return {"discriminator": loss.detach()}
 
     def _clip(self, module: nn.Module) -> torch.Tensor:
@@ -467,15 +501,6 @@ def _zero_if_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """0, or NaN if one of them holds a number that is not finite."""
     sums = [tensor.sum().double() for tensor in tensors if tensor.is_floating_point()]
     return torch.stack(sums).sum() * 0 if sums else torch.zeros(())
-
-
-def _on_any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether it is so on one of the processes that train together."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return flag
-    shared = torch.tensor(float(flag), device=device)
-    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-    return bool(shared)
 
 
 def _patches_of(batchdata: dict[str, Any]) -> str:

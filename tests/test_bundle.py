@@ -153,7 +153,7 @@ def test_a_run_that_goes_on_may_change_how_long_and_how_it_is_watched_and_nothin
 # fits the device
 FREE_KNOBS = {"bundle_root", "dataset_dir", "input", "output_dir", "ckpt_path", "device", "num_workers"}
 FREE_KNOBS |= {"max_epochs", "max_bad_share", "max_bad_steps", "sw_batch_size", "stitch_device", "memory_gb"}
-FREE_KNOBS |= {"loader_timeout"}
+FREE_KNOBS |= {"loader_timeout", "shard"}
 FREE_KNOBS |= {"val_interval", "num_val_cases", "save_interval", "save_minutes", "keep_last", "keep_best"}
 FREE_KNOBS |= {"log_interval", "progress", "allow_changed", "replay_path"}
 

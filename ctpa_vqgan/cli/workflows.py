@@ -15,6 +15,7 @@ from ctpa_vqgan.cli.code import SEPARATOR
 from ctpa_vqgan.cli.knobs import checked, known_knobs, parse_setting, read_yaml
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.manifest import MANIFEST, changed, read_manifest
+from ctpa_vqgan.ranks import Shard, is_main
 
 SOURCE_TREE = Path(__file__).parents[2]
 
@@ -37,6 +38,8 @@ WORKFLOWS = {
     "encode": Workflow("encode", ("inference.yaml", "encode.yaml"), "input", "turn whole volumes into code files"),
     "decode": Workflow("decode", ("inference.yaml", "decode.yaml"), "input", "turn code files back into NIfTI"),
 }
+#: workflows that can take a part of the cases
+SHARED = ("evaluate", "inference", "encode", "decode")
 #: what a flag of another command asks for
 BY_FLAG = {"sweep": Workflow("sweep", ("inference.yaml", "sweep.yaml"), "input", "compare settings of the windows")}
 
@@ -84,9 +87,11 @@ def run_workflow(
     for option, value in {"--data": data, "--output": output, "--checkpoint": checkpoint, "--bundle": bundle}.items():
         check_plain(option, value)
     root = find_bundle(bundle)
-    configs = [root / "configs" / config for config in workflow.configs]
+    shared_training = ("multi_gpu_train.yaml",) if name == "train" and Shard.of_this_process().count > 1 else ()
+    configs = [root / "configs" / config for config in (*workflow.configs, *shared_training)]
     known = known_knobs(configs)
     given = checked(dict(map(parse_setting, settings)), known, "--set")
+    _check_shard(name, given.get("shard"))
     trains = workflow.data_knob == "dataset_dir"
     own = given.get("init_path") if trains else checkpoint or given.get("ckpt_path", root / "models/model.pt")
     named = list(map(Path, overlays))
@@ -98,8 +103,16 @@ def run_workflow(
     overrides |= {"ckpt_path": checkpoint} if checkpoint else {}
     overrides |= {key: "$None" if value is None else value for key, value in given.items()}  # MONAI drops a None
 
-    print(f"$ {_command(workflow, files, overrides)}", flush=True)
+    if is_main():
+        print(f"$ {_command(workflow, files, overrides)}", flush=True)
     _run(workflow.run_id, [str(f) for f in files], root, overrides)
+
+
+def _check_shard(name: str, shard: str | None) -> None:
+    """Refuse a part that there is not, before anything is loaded."""
+    if shard is not None and name not in SHARED:
+        raise UserError(f"shard: {name} takes no part of the cases, found {shard}; only {', '.join(SHARED)} do")
+    Shard.of(shard)
 
 
 def check_plain(option: str, value: str | None) -> None:
@@ -158,7 +171,7 @@ def _run(run_id: str, files: list[str], root: Path, overrides: dict[str, Any]) -
 
 def _tell_of_changes(root: Path) -> None:
     """Name the configs that are not those of the bundle's manifest: their expressions are about to run."""
-    if (root / MANIFEST).is_file():
+    if is_main() and (root / MANIFEST).is_file():
         told = read_manifest(root)
         there = [path.relative_to(root).as_posix() for path in sorted((root / "configs").iterdir()) if path.is_file()]
         if names := changed(root, told, there) + [name for name in there if name not in told]:

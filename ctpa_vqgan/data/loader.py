@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import mmap
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ import torch
 from monai.data import DataLoader, list_data_collate
 from torch.utils.data import Sampler
 
-from ctpa_vqgan.data.patches import IMAGE, GridPatches, RandomPatchDataset
+from ctpa_vqgan.data.patches import IMAGE, Batches, GridPatches, RandomPatchDataset
 from ctpa_vqgan.data.processes import (
     POLL_SECONDS,
     LoaderProcesses,
@@ -28,6 +29,7 @@ from ctpa_vqgan.data.processes import (
 from ctpa_vqgan.data.transforms import empty
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.progress import say
+from ctpa_vqgan.ranks import Shard
 
 MAX_DEATHS = 3  # in a row, without a batch in between
 
@@ -38,8 +40,12 @@ def patch_loader(
     num_workers: int = 0,
     page_locked: bool = False,
     timeout: float = 0,
+    shard: Shard | None = None,
 ) -> DataLoader:
     """Batches ``{"image": [B, 1, H, W, D], "case": [...], "sample": [B], ...}`` in the order of sample numbers.
+
+    Ranks that train together get their parts of the same batches, in as many iterations each; at the end of an epoch a
+    part may be empty.
 
     ``"position"`` [B, 3], int64, is the first voxel (x, y, z) of each patch in its volume in RAS orientation, before
     padding and flips. ``"unreadable"`` holds texts about files that could not be read, for
@@ -47,21 +53,28 @@ def patch_loader(
 
     Args:
         dataset: where patches come from.
-        batch_size: patches per batch.
-        num_workers: loader processes; 0 loads in this one.
+        batch_size: patches per batch, over all ranks.
+        num_workers: loader processes of this rank; 0 loads in this one.
         page_locked: put images into page-locked memory, from which a CUDA device copies while the CPU goes on; for no
             other device.
         timeout: seconds after which a batch that does not come ends the run, with the files that loader processes hang
             at; 0 waits for ever. Of no meaning without loader processes: one that hangs cannot end itself.
+        shard: which rank this is; by PyTorch's process group if None.
 
     Raises:
-        UserError: if ``timeout`` is negative.
+        UserError: if ``timeout`` is negative, or there are more ranks than patches in a batch.
     """
+    dataset.batch_size, dataset.shard = batch_size, shard or Shard.of_group()
+    if batch_size < dataset.shard.count:
+        raise UserError(
+            f"batch_size: expected at least a patch for each of {dataset.shard.count} processes that train together, "
+            f"found {batch_size}; raise it, or start fewer"
+        )
     return PatchLoader(
         dataset,
         page_locked,
         timeout,
-        batch_size=batch_size,
+        batch_size=dataset.coming().largest,
         num_workers=num_workers,
         sampler=_SampleNumbers(dataset) if isinstance(dataset, RandomPatchDataset) else None,
         collate_fn=collate_patches,
@@ -140,26 +153,39 @@ class PatchLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict]:
         """One epoch, or what is left of it."""
-        if not self.num_workers:
+        batches = self.dataset.coming()
+        # only the last can have nothing for this rank
+        numbers = range(len(batches) - (not batches[len(batches) - 1]))
+        if self.num_workers:
+            yield from self._from_processes(batches, numbers)
+        else:
             self.collate_fn = collate_patches
             for batch in super().__iter__():
                 yield self._page_locked(batch)
-            return
-        samples, deaths = self.dataset.coming(), 0
-        while samples:
-            processes, shared = self._start_processes(samples.start)
+        if len(numbers) < len(batches):
+            yield self._no_patches()
+
+    def _from_processes(self, batches: Batches, numbers: range) -> Iterator[dict]:
+        """The batches of these numbers."""
+        deaths = 0
+        while numbers:
+            processes, shared = self._start_processes(batches.start_of(numbers.start))
             place = 0
             try:
-                while samples:
+                while numbers:
                     batch = processes.next_batch(self.longest_wait)
-                    assert batch["sample"][0] == samples.start
+                    assert batch["sample"][0] == batches[numbers.start].start
                     batch = self._page_locked(batch) if IMAGE in batch else self._filled(batch, shared[place])
-                    samples, place, deaths = samples[len(batch["sample"]) :], (place + 1) % len(shared), 0
+                    numbers, place, deaths = numbers[1:], (place + 1) % len(shared), 0
                     yield batch
             except ProcessDied as died:
                 deaths, self.restarts = deaths + 1, self.restarts + 1
+                samples = batches[numbers.start]
                 self._refuse_too_many(deaths, died, samples)
-                say(f"{died}; new ones go on with sample {samples.start} (restart {self.restarts})")
+                say(
+                    f"{died}; new ones go on with sample {samples.start} (restart {self.restarts})",
+                    every_rank=True,
+                )
             finally:
                 processes.stop()
 
@@ -182,7 +208,7 @@ class PatchLoader(DataLoader):
 
     def _refuse_too_many(self, deaths: int, died: ProcessDied, samples: range) -> None:
         if deaths == MAX_DEATHS:
-            cases = ", ".join(case["case"] for case in self.dataset.cases_at(samples[: self.batch_size]))
+            cases = ", ".join(case["case"] for case in self.dataset.cases_at(samples))
             raise UserError(
                 f"num_workers: expected loader processes that live, found deaths {deaths} times in a row before the "
                 f"batch of {cases} came: {died}; {died.way_out}"
@@ -190,6 +216,12 @@ class PatchLoader(DataLoader):
 
     def _page_locked(self, batch: dict) -> dict:
         return {**batch, IMAGE: batch[IMAGE].pin_memory()} if self.page_locked else batch
+
+    def _no_patches(self) -> dict:
+        """A batch of which all patches are other ranks'."""
+        image = torch.empty(0, 1, *self.dataset.patch_size)
+        numbers = {"sample": torch.empty(0, dtype=torch.int64), "position": torch.empty(0, 3, dtype=torch.int64)}
+        return {IMAGE: image, "case": [], "unreadable": [], **numbers}
 
     def _filled(self, small: dict, place: torch.Tensor) -> dict:
         """The batch whose image lies in shared memory."""
@@ -219,7 +251,7 @@ class _SampleNumbers(Sampler):
         self.dataset = dataset
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.dataset.coming())
+        return itertools.chain.from_iterable(self.dataset.coming())
 
     def __len__(self) -> int:
-        return self.dataset.num_patches
+        return self.dataset.coming().num_samples

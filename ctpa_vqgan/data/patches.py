@@ -2,7 +2,7 @@
 
 Sample ``n`` of a run (counted over all epochs) is the same patch with the same augmentation for any number of loader
 workers and after any restart: volume, position and flips are functions of (seed, n). A volume that breaks in the
-middle of a run is replaced by another, by (seed, n) again.
+middle of a run is replaced by another, by (seed, n) again. The ranks of a training share every batch of that one order.
 """
 
 # X Y Z voxels of a volume in RAS, patches [1, H, W, D]
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from monai.transforms import Compose, RandSpatialCropSamplesd
 from torch.utils.data import Dataset
 
 from ctpa_vqgan.data.cases import Case
-from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared, prepared_shape
+from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared, shape_if_prepared
 from ctpa_vqgan.data.reader import volume_shape
 from ctpa_vqgan.data.transforms import PadWithAird, WindowHUd
 from ctpa_vqgan.data.unreadable import Unreadable, case_key, to_text, unreadable
 from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.ranks import Shard
 
 IMAGE = "image"
 
@@ -51,7 +53,7 @@ def patch_dataset(
         sampling: ``"random"``: ``num_samples`` crops per volume and epoch at uniformly drawn positions;
             ``"grid"``: every window that the sliding-window inferer visits, once per epoch.
         num_samples: see ``sampling``; of no meaning for the grid.
-        batch_size: patches per optimizer step; keeps the patches of a grid step together in one worker.
+        batch_size: patches per optimizer step, over all ranks.
         seed: of order, positions and augmentation.
 
     Raises:
@@ -59,7 +61,7 @@ def patch_dataset(
     """
     check_sampling(sampling)
     if sampling == "random":
-        return RandomPatchDataset(data, loading, transform, patch_size, num_samples, seed)
+        return RandomPatchDataset(data, loading, transform, patch_size, num_samples, batch_size, seed)
     return GridPatches(data, loading, transform, patch_size, stride, batch_size, seed)
 
 
@@ -73,13 +75,55 @@ def check_sampling(sampling: str) -> None:
         raise UserError(f"patch_sampling: expected 'random' or 'grid', found {sampling!r}")
 
 
+@dataclass(frozen=True)
+class Batches:
+    """Batches of consecutive samples, as a rank sees them: of each batch its own part, a range of sample numbers.
+
+    The last batch may be smaller, and a rank's part of it empty.
+
+    Args:
+        samples: of all ranks.
+        size: of a batch over all ranks.
+        shard: which rank of how many.
+    """
+
+    samples: range
+    size: int
+    shard: Shard
+
+    def __len__(self) -> int:
+        return -(-len(self.samples) // self.size)
+
+    def __getitem__(self, number: int) -> range:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self.shard.part(self.samples[number * self.size : (number + 1) * self.size])
+
+    def start_of(self, number: int) -> int:
+        """The first sample of a batch, whichever rank has it."""
+        return self.samples[number * self.size]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of this rank in all of them."""
+        return (len(self) - 1) * self.largest + len(self[len(self) - 1])
+
+    @property
+    def largest(self) -> int:
+        """Samples in this rank's part of a full batch."""
+        return len(self.shard.part(range(self.size)))
+
+
 class _Patches:
     """What both kinds of patches share: the order of an epoch, volumes, and cases that cannot be read.
 
-    ``unreadable`` maps files that were found bad in this process to what is wrong with them: they are not tried again.
+    ``batch_size`` (over all ranks) and ``shard`` are those of the loader. ``unreadable`` maps files that were found bad
+    in this process to what is wrong with them: they are not tried again.
     """
 
     start: int = 0
+    batch_size: int
+    shard: Shard = Shard()
     reading: torch.Tensor | None = None  # [] int64: the case that a loader process is at, where the main one sees it
     shared: torch.Tensor | None = None  # [places, B, 1, D, W, H]: where a loader process puts its patches, if set
 
@@ -99,9 +143,13 @@ class _Patches:
         # what makes float32 of a patch, if it can be told where to
         steps = Compose(transform).flatten().transforms
         self.scaler = next((step for step in reversed(steps) if isinstance(step, WindowHUd)), None)
-        # every patch of an epoch: its case, and its number among those of the case
-        numbers = [np.arange(count) for count in counts]
-        self.pairs = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate(numbers)], axis=1)
+        # every patch of an epoch: its case, and its number among those of the case; loader processes have copies, so
+        # the type is no larger than it must be
+        counts = np.asarray(counts, dtype=np.int64)
+        largest = max(len(counts), int(counts.max(initial=0)))
+        self.pairs = np.empty((int(counts.sum()), 2), np.int32 if largest < 2**31 else np.int64)
+        self.pairs[:, 0] = np.repeat(np.arange(len(counts)), counts)
+        self.pairs[:, 1] = np.arange(len(self.pairs)) - np.repeat(counts.cumsum() - counts, counts)
         self._order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -113,9 +161,14 @@ class _Patches:
         """Let the next epoch's iteration begin at this sample number (of the whole run)."""
         self.start = sample
 
-    def coming(self) -> range:
-        """Sample numbers from ``start`` to the end of its epoch."""
-        return range(self.start, (self.start // self.num_patches + 1) * self.num_patches)
+    def start_at_batch(self, epoch: int, number: int) -> None:
+        """The same by epoch and batch, both from 0."""
+        self.start_at(epoch * self.num_patches + min(number * self.batch_size, self.num_patches))
+
+    def coming(self) -> Batches:
+        """Batches from ``start`` to the end of its epoch."""
+        samples = range(self.start, (self.start // self.num_patches + 1) * self.num_patches)
+        return Batches(samples, self.batch_size, self.shard)
 
     def cases_at(self, samples: range) -> list[Case]:
         """Where these samples of one epoch are to come from, each case once; a broken one is replaced later."""
@@ -146,8 +199,12 @@ class _Patches:
             rng = self._rng(0, epoch)
             is_raw = self.raw[self.pairs[:, 0]]
             volumes = rng.permutation(np.flatnonzero(self.raw))
-            groups = np.array_split(volumes, range(self.volumes_in_memory, len(volumes), self.volumes_in_memory))
-            loaded = [rng.permutation(self.pairs[np.isin(self.pairs[:, 0], group)]) for group in groups]
+            # sorted by group once: looking for the patches of each group would take as long for every one of them
+            group_of = np.zeros(len(self.raw), dtype=np.int64)
+            group_of[volumes] = np.arange(len(volumes)) // self.volumes_in_memory
+            groups = group_of[self.pairs[is_raw, 0]]
+            grouped = self.pairs[is_raw][np.argsort(groups, kind="stable")]
+            loaded = [rng.permutation(group) for group in np.split(grouped, np.bincount(groups).cumsum()[:-1])]
             order = np.empty_like(self.pairs)
             places = rng.permutation(is_raw)
             order[places] = np.concatenate(loaded)
@@ -162,9 +219,9 @@ class _Patches:
         """The sample's place in the memory that loader processes share."""
         if self.shared is None:
             return None
-        places, size = self.shared.shape[:2]
-        batch, number = divmod(sample - self.start, size)
-        return self.shared[batch % places, number]
+        batches = self.coming()
+        number = (sample - self.start) // self.batch_size
+        return self.shared[number % len(self.shared), sample - batches[number].start]
 
     def _scale_in_place(self, sample: int) -> None:
         """Let the transform write the sample's patch to where the batch will be, if there is such a place."""
@@ -214,7 +271,7 @@ class _Patches:
 
     def _candidates(self, sample: int, case: int) -> Iterator[int]:
         yield case
-        others = np.unique(self.pairs[:, 0])
+        others = np.flatnonzero(np.bincount(self.pairs[:, 0]))
         yield from (int(other) for other in self._rng(2, sample).permutation(others[others != case]))
 
 
@@ -233,10 +290,11 @@ class RandomPatchDataset(_Patches, Dataset):
         transform: Callable,
         patch_size: Sequence[int],
         num_samples: int,
+        batch_size: int = 4,
         seed: int = 0,
         volumes_in_memory: int = 4,
     ) -> None:
-        cases, self.patch_size = list(data), tuple(patch_size)
+        cases, self.patch_size, self.batch_size = list(data), tuple(patch_size), batch_size
         super().__init__(cases, loading, transform, seed, volumes_in_memory, [num_samples] * len(cases))
         self.crop = RandSpatialCropSamplesd(keys=IMAGE, roi_size=patch_size, num_samples=1, random_size=False)
         self.chain = Compose([self.crop, PadWithAird(keys=IMAGE, spatial_size=patch_size), transform])
@@ -259,7 +317,7 @@ class RandomPatchDataset(_Patches, Dataset):
 class GridPatches(_Patches, GridPatchDataset):
     """The windows of the sliding-window inferer, in shuffled order, by MONAI's ``GridPatchDataset``.
 
-    The source hands out blocks of ``batch_size`` windows; MONAI deals blocks to workers in turn, which keeps the
+    The source hands out blocks of a rank's windows of one batch; MONAI deals blocks to workers in turn, which keeps the
     stream the same for any number of them. A case whose size cannot be read has no windows. Arguments as for
     :func:`patch_dataset`.
     """
@@ -307,7 +365,7 @@ def _sizes(cases: Sequence[Case]) -> tuple[list[tuple[int, ...] | None], dict[st
     for case in cases:
         image, path = case[IMAGE], case_key(case)
         try:
-            sizes.append(prepared_shape(image) if is_prepared(image) else volume_shape(image))
+            sizes.append(shape_if_prepared(image) or volume_shape(image))
         except Exception as error:
             if (reason := unreadable(error, path)) is None:
                 raise
@@ -326,12 +384,10 @@ class _Blocks:
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         dataset = self.dataset
-        samples = dataset.coming()
-        epoch, first = divmod(samples.start, dataset.num_patches)
-        pairs = dataset.epoch_order(epoch)[first:].tolist()
-        triples = [(sample, *pair) for sample, pair in zip(samples, pairs)]
-        for begin in range(0, len(triples), dataset.batch_size):
-            yield triples[begin : begin + dataset.batch_size]
+        for samples in filter(len, dataset.coming()):
+            epoch, first = divmod(samples.start, dataset.num_patches)
+            pairs = dataset.epoch_order(epoch)[first : first + len(samples)].tolist()
+            yield [(sample, *pair) for sample, pair in zip(samples, pairs)]
 
 
 class _RecentVolumes(Mapping):

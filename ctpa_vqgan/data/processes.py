@@ -50,6 +50,7 @@ def reading_board(num_workers: int) -> torch.Tensor:
 def begin(worker_id: int, board: torch.Tensor) -> None:
     """First thing in a loader process: MONAI's seeds, a name, a place on the board, and no signals of the terminal."""
     _die_with_parent()
+    signal.set_wakeup_fd(-1)  # that of the main process means the main process
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     multiprocessing.current_process().name = f"loader-{worker_id}"

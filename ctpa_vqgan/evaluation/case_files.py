@@ -32,13 +32,17 @@ class CaseFiles:
         self.folder, self.made_by = Path(folder) / "cases", strict(dict(made_by))
         self._digests: dict[str, str] = {}
 
-    def row(self, case: Case) -> dict[str, Any] | None:
-        """What was found of this case, as strict JSON has it; None if that is not known."""
+    def row(self, case: Case, same_volume: bool = True) -> dict[str, Any] | None:
+        """What was found of this case, as strict JSON has it; None if that is not known.
+
+        Args:
+            case: of a data set.
+            same_volume: whether the bytes of the volume are read, to see that they are those that the row was made of.
+        """
+        known = self._known(case)
         try:
-            known = json.loads(self._path(case["case"]).read_text())
-            fits = known["made_by"] == self.made_by and known["sha256"] == self._digest(case)
-            return known["row"] if fits else None
-        except (OSError, ValueError, KeyError, TypeError):
+            return known["row"] if not same_volume or known["sha256"] == self._digest(case) else None
+        except (OSError, KeyError):
             return None
 
     def save(self, case: Case, row: Mapping[str, Any]) -> None:
@@ -49,6 +53,27 @@ class CaseFiles:
         """
         content = {"made_by": self.made_by, "sha256": self._digest(case), "row": strict(dict(row))}
         write_whole(self._path(case["case"]), json.dumps(content, allow_nan=False) + "\n")
+
+    def refusal(self, case: Case) -> str | None:
+        """Why the volume of this case was refused when it was last read; None if it was not."""
+        return self._known(case).get("refused")
+
+    def refuse(self, case: Case, error: str) -> None:
+        """Keep that the volume of this case was refused, for shards that have other cases; the next run reads it anew.
+
+        Raises:
+            UserError: if the disk is full.
+        """
+        content = {"made_by": self.made_by, "refused": error}
+        write_whole(self._path(case["case"]), json.dumps(content, allow_nan=False) + "\n")
+
+    def _known(self, case: Case) -> dict[str, Any]:
+        """The file of this case, if it was written by the same network and settings; empty otherwise."""
+        try:
+            known = json.loads(self._path(case["case"]).read_text())
+            return known if known["made_by"] == self.made_by else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"

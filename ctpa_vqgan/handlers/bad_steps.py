@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from ignite.engine import Engine
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.handlers.checkpoints import Checkpoints
@@ -41,8 +45,10 @@ class BadSteps:
             return
         path = self.folder / NAME.format(engine.state.iteration)
         batch = {name: value for name, value in engine.state.batch.items() if name != "unreadable"}
+        batch = _joined(ranks.to_main(batch))
         try:
-            save_sealed({**self.checkpoints.content(engine), "batch": batch}, path, finite=False)
+            if ranks.is_main():
+                save_sealed({**self.checkpoints.content(engine), "batch": batch}, path, finite=False)
             look = f"to look into it, the same command with replay instead of train and --dump {path}"
         except UserError as error:
             look = f"there is no dump of it: {error}"
@@ -51,3 +57,13 @@ class BadSteps:
             "finite; go on with a lower g_learning_rate and allow_changed=[g_learning_rate], or with precision=float32 "
             f"and allow_changed=[precision]; {look}"
         )
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The whole batch of which ranks have parts."""
+    return {
+        name: torch.cat([part[name] for part in parts])
+        if isinstance(value, torch.Tensor)
+        else [entry for part in parts for entry in part[name]]
+        for name, value in parts[0].items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -14,13 +15,17 @@ from ignite.metrics import Metric
 from monai.engines import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
-from ctpa_vqgan.data import AIR_HU, is_prepared, save_like
+from ctpa_vqgan import ranks
+from ctpa_vqgan.data import AIR_HU, Case, is_prepared, save_like
 from ctpa_vqgan.data.prepared import NAMES_NOTICE
+from ctpa_vqgan.evaluation.case_files import CaseFiles
+from ctpa_vqgan.files import in_turn
 from ctpa_vqgan.handlers.tensorboard import voxels
 from ctpa_vqgan.inferers import ExactTileInferer
 from ctpa_vqgan.inferers.sliding import pad_to_multiple
 from ctpa_vqgan.metrics import CodeCounter, bits_per_voxel, body_tokens, compression_ratio, volume_fidelity
 from ctpa_vqgan.networks.blocks import UnboundedReceptiveField
+from ctpa_vqgan.rendezvous import wait_for_ranks
 from ctpa_vqgan.report import format_summary, write_metrics
 from ctpa_vqgan.report.results import strict, summarize
 
@@ -84,7 +89,10 @@ class CaseScores(Metric):
         return self.means().get("psnr", float("nan"))
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Give the mean of every score to the engine."""
+        """Give the mean of every score, over the cases of all ranks that validate together, to the engine."""
+        parts = itertools.zip_longest(*ranks.gather(self.rows))
+        # by name: a rank without a case of its own scored one that another has too
+        self.rows = list({row["case"]: row for part in parts for row in part if row is not None}.values())
         super().completed(engine, name)
         engine.state.metrics |= self.means()
 
@@ -128,14 +136,32 @@ def wait_for(device: torch.device) -> None:
 class CaseWriter:
     """Write what an evaluator found: volumes, ``metrics.json`` and ``per_case.csv``.
 
+    Shards write into one folder: each keeps the rows of its cases, and whoever ends writes the tables of all.
+
     Args:
         output_dir: folder; made if need be.
         scores: of the same evaluator.
         volumes: write ``<case>_reconstruction.nii.gz``, int16 HU on the grid of the input file.
+        files: of the same folder; for shards only.
+        shard: the part of the cases that the evaluator goes through; None for all.
+
+    Raises:
+        ValueError: if a shard has no ``files``.
     """
 
-    def __init__(self, output_dir: str | Path, scores: CaseScores, volumes: bool = True) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        scores: CaseScores,
+        volumes: bool = True,
+        files: CaseFiles | None = None,
+        shard: ranks.Shard | None = None,
+    ) -> None:
         self.folder, self.scores, self.volumes = Path(output_dir), scores, volumes
+        self.files, self.shard = files, shard or ranks.Shard()
+        if self.shard.count > 1 and files is None:
+            raise ValueError("files: expected CaseFiles, where shards keep their rows for each other; found none")
+        self.cases: dict[str, Case] = {}  # all of them, in their order
 
     def attach(self, engine: Engine) -> None:
         """Write while this evaluator runs."""
@@ -144,10 +170,18 @@ class CaseWriter:
         engine.add_event_handler(Events.COMPLETED, self.finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.keep)
 
+    def run(self, engine: Engine) -> None:
+        """Run this evaluator, whose loader gives the cases of the shard; MONAI only warns where there is none."""
+        if len(engine.data_loader):
+            engine.run()
+            return
+        print(f"shard {self.shard} has no case: there are {len(engine.data_loader.dataset)}", flush=True)
+        wait_for_ranks()
+
     def begin(self, engine: Engine) -> None:
         """Say that names of files are told."""
-        cases = getattr(engine.data_loader.dataset, "data", [])
-        if not all(is_prepared(case["image"]) for case in cases):
+        self.cases = {case["case"]: case for case in getattr(engine.data_loader.dataset, "data", [])}
+        if ranks.is_main() and not all(is_prepared(case["image"]) for case in self.cases.values()):
             print(NAMES_NOTICE, flush=True)
 
     def write_cases(self, engine: Engine) -> None:
@@ -164,9 +198,26 @@ class CaseWriter:
     def keep(self, engine: Engine, error: BaseException) -> None:
         """Keep the scores of the cases that were done when something ends the run."""
         if self.scores.rows:
-            write_metrics(self.folder, self.scores.rows)
+            self._write_tables()
         raise error
 
     def finish(self, engine: Engine) -> None:
         """Write tables, and tell the means."""
-        print(f"{format_summary(write_metrics(self.folder, self.scores.rows))}\n  written to {self.folder}", flush=True)
+        metrics = self._write_tables()
+        found = len(metrics["cases"])
+        told = f"{found} of {len(self.cases)} cases are done; the rest is for other shards"
+        told = format_summary(metrics) if self.shard.count == 1 or found == len(self.cases) else told
+        print(f"{told}\n  written to {self.folder}", flush=True)
+        wait_for_ranks()
+
+    def _write_tables(self) -> dict[str, Any]:
+        """Of the cases that are done, those of other shards too."""
+        rows = self.scores.rows
+        if self.shard.count > 1:
+            for row in rows:
+                self.files.save(self.cases[row["case"]], row)
+        with in_turn(self.folder, self.shard):
+            if self.shard.count > 1:
+                known = (self.files.row(case, same_volume=False) for case in self.cases.values())
+                rows = [row for row in known if row is not None]
+            return write_metrics(self.folder, rows)

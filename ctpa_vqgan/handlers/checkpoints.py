@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.files import Claim, remove_leftovers, write_whole
@@ -29,7 +30,8 @@ class Checkpoints:
     Attach it last: its file of an epoch says that validation, export and the like of that epoch are done. Files are
     written by :func:`~ctpa_vqgan.sealed.save_sealed`; one that the disk does not take costs a line, and training goes
     on to the next. A damaged file is set aside, and the one before it is taken; where there is none, the run does not
-    begin anew by itself. Two runs in one folder are refused.
+    begin anew by itself. Two runs in one folder are refused. Of ranks that train together rank 0 alone writes and
+    reads; as the state says nothing of their number, any number of them goes on.
 
     Args:
         folder: where ``checkpoint_<iteration>.pt`` files go.
@@ -87,13 +89,13 @@ class Checkpoints:
         """Write the state at the engine's iteration, then remove what is too old; a full disk costs a line.
 
         Returns:
-            Whether the state of this iteration is on disk.
+            Whether the state of this iteration is on disk; rank 0 alone knows, others take it for granted.
 
         Raises:
             BadNumbers: if a tensor holds a number that is not finite; older files stay.
         """
         due = bool(getattr(engine, "epoch_end_due", False))
-        if self._saved == (engine.state.iteration, due):
+        if self._saved == (engine.state.iteration, due) or not ranks.is_main():
             return True
         path = self.folder / PATTERN.format(engine.state.iteration)
         self._saved_at = time.monotonic()
@@ -156,9 +158,11 @@ class Checkpoints:
 
     def _try_disk(self, engine: Engine) -> None:
         """Refuse a folder that never takes a byte now, not after days."""
-        probe = self.folder / "probe"
-        write_whole(probe, "")
-        probe.unlink()
+
+        def probe() -> None:
+            write_whole(self.folder / "probe", "").unlink()
+
+        ranks.from_main(probe)
 
     # -- resuming ------------------------------------------------------------------------------------------------
 
@@ -169,12 +173,21 @@ class Checkpoints:
             UserError: if there are files but no good one, it does not fit this run, or another process is at work in
                 the folder.
         """
+        if (found := ranks.from_main(self._newest)) is None:
+            return
+        content, path = found
+        self.restore(engine, content, path)
+        done, total = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
+        self._saved = done, bool(getattr(engine, "epoch_end_due", False))
+        say(f"resumed at iteration {done} of {total} from {path.name}")
+
+    def _newest(self) -> tuple[dict[str, Any], Path] | None:
+        """The newest good checkpoint and its file, once the folder is this run's; None where there is no file."""
         self._claim = Claim(self.folder)
         remove_leftovers(self.folder)
         for path in reversed(self.files()):
             try:
-                content = load_sealed(path)
-                break
+                return load_sealed(path), path
             except Damaged as error:
                 say(f"{error}; it is set aside, trying the checkpoint before it")
                 _set_aside(path)
@@ -182,17 +195,12 @@ class Checkpoints:
                 say(f"{error}; trying the checkpoint before it")
             except OSError as error:
                 say(f"{path}: cannot be read now ({error.strerror or error}); trying the checkpoint before it")
-        else:
-            if found := [*self.files(), *self.folder.glob("checkpoint_*.pt.damaged")]:
-                raise UserError(
-                    f"{self.folder}: expected a checkpoint to go on from, found none that is good ({found[-1].name}, "
-                    "see above); mend that, or choose a new output_dir to train from the beginning"
-                )
-            return
-        self.restore(engine, content, path)
-        done, total = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
-        self._saved = done, bool(getattr(engine, "epoch_end_due", False))
-        say(f"resumed at iteration {done} of {total} from {path.name}")
+        if found := [*self.files(), *self.folder.glob("checkpoint_*.pt.damaged")]:
+            raise UserError(
+                f"{self.folder}: expected a checkpoint to go on from, found none that is good ({found[-1].name}, "
+                "see above); mend that, or choose a new output_dir to train from the beginning"
+            )
+        return None
 
     def restore(self, engine: Engine, content: Mapping[str, Any], path: Path) -> None:
         """Bring engine and objects to a state.

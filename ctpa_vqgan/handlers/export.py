@@ -10,6 +10,7 @@ import torch
 import yaml
 from ignite.engine import Engine, Events
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.errors import BadNumbers, UserError
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.files import remove_leftovers, write_whole
@@ -22,7 +23,7 @@ class ModelExport:
     """Leave ``model.pt`` (plain inference weights), its SHA-256 and ``model.yaml`` (how to build and use them).
 
     After every epoch, so that a run stopped early leaves a usable network too. A disk that does not take them costs a
-    line, and an error only at the end of the run.
+    line, and an error only at the end of the run. Of ranks that train together rank 0 alone writes.
 
     Args:
         folder: where they go.
@@ -36,6 +37,8 @@ class ModelExport:
 
     def attach(self, engine: Engine) -> None:
         """Write after every epoch; for a run that was finished before, what is not there."""
+        if not ranks.is_main():
+            return
         engine.add_event_handler(TrainerEvents.RESUMED, lambda engine: remove_leftovers(self.folder))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, self._complain)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
@@ -13,7 +14,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from ctpa_vqgan.errors import Stopped
+from ctpa_vqgan import ranks
+from ctpa_vqgan.errors import Stopped, UserError
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.handlers.checkpoints import Checkpoints
 from ctpa_vqgan.progress import say
@@ -30,6 +32,10 @@ class Preemption:
     A step or a file under way is finished first; a validation or a wait for data is not, it comes again when the run
     goes on. A second signal ends the process at once; what was saved before stays. Attach it after the checkpoints.
 
+    Ranks that train together agree at the end of the next step, and leave at the same iteration; of a validation each
+    leaves by itself. A rank that a signal cannot reach, because it waits in its GPU's queue for one that was killed, is
+    ended from a thread some seconds before torchrun would kill it.
+
     SLURM sends SIGUSR1 some time before the limit where the job asked for it (``#SBATCH --signal``), and a job that is
     put back (``scontrol requeue``) starts the same command again, which resumes.
 
@@ -41,6 +47,7 @@ class Preemption:
         self.checkpoints = checkpoints
         self._before: dict[int, Any] = {}
         self._done, self._asked, self._process = 0, None, 0
+        self._patience: _Patience | None = None
 
     def attach(self, engine: Engine) -> None:
         """Listen while this trainer runs."""
@@ -58,37 +65,53 @@ class Preemption:
             self._on_signal(engine, signal.Signals(number), frame)
 
         self._before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+        self._patience = _Patience() if ranks.are_many() else None
 
     def _listen_no_more(self, engine: Engine) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        if self._patience is not None:
+            self._patience.end()
+        error = sys.exc_info()[1]
+        if ranks.are_many() and self._asked and error is not None and not isinstance(error, (Stopped, UserError)):
+            # the others have left, and what was shared with them failed: the signal is the cause, not the error
+            self._leave(engine, self._asked)
 
     def _end_step(self, engine: Engine) -> None:
         self._done = engine.state.iteration
         self._leave_if_asked(engine)
 
     def _leave_if_asked(self, engine: Engine) -> None:
-        if self._asked is not None:
-            self._leave(engine, self._asked)
+        asked = max(ranks.gather_numbers(self._asked or 0)[0])
+        if asked:
+            self._leave(engine, signal.Signals(asked), together=True)
 
     def _on_signal(self, engine: Engine, asked: signal.Signals, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a loader process that has only just been forked: it has nothing to save
             os._exit(128 + asked)
         if self._asked is not None:
+            if ranks.are_many():
+                return  # SLURM and torchrun may both tell; rank 0 may be saving; and torchrun's patience ends anyhow
             os.write(2, f"{asked.name} again: leaving at once\n".encode())
             os._exit(128 + asked)
         self._asked = asked
-        step = engine.state.iteration != self._done
+        # a rank may not leave while others are in a step, and cannot know
+        step = engine.state.iteration != self._done or (ranks.are_many() and not engine.epoch_end_due)
         if step or _runs(UNBROKEN, frame):
-            say(f"{asked.name}: finishing the {'step' if step else 'file'}, then saving; once more to leave at once")
+            more = "" if ranks.are_many() else "; once more to leave at once"
+            say(f"{asked.name}: finishing the {'step' if step else 'file'}, then saving{more}")
         else:
             self._leave(engine, asked)
 
-    def _leave(self, engine: Engine, asked: signal.Signals) -> None:
+    def _leave(self, engine: Engine, asked: signal.Signals, together: bool = False) -> None:
+        if self._patience is not None:
+            self._patience.end()
         done, saved = engine.state.iteration, False
-        if done:
+        if done and done == self._done:
             saved = self.checkpoints.save(engine)
+        if together:
+            ranks.gather_numbers(0)  # the first rank to leave ends all others: not before rank 0 has saved
         what = f"saved at iteration {done}" if saved else "nothing new is saved"
         code = 128 + asked
         if asked == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ and _put_back():
@@ -96,6 +119,36 @@ class Preemption:
         told = f"{asked.name}: {what}; the same command goes on"
         say(told)
         raise Stopped(code, told)
+
+
+class _Patience:
+    """End this process some time after a signal: Python hears of one only between two of its commands.
+
+    torchrun kills what lives 30 s after it handed on a signal, or as long as TORCH_ELASTIC_SHUTDOWN_TIMEOUT says; this
+    is a little earlier, so that a job with a rank that was killed ends within 30 s.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.6 * float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+        self._over = threading.Event()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def end(self) -> None:
+        """Watch no more."""
+        if not self._over.is_set():
+            self._over.set()
+            signal.set_wakeup_fd(self._before)
+            os.close(self._writer)
+
+    def _watch(self) -> None:
+        while number := os.read(self._reader, 1):  # empty once the other end is closed
+            if number[0] in SIGNALS and not self._over.wait(self.seconds):
+                os.write(2, f"{signal.Signals(number[0]).name}: other ranks do not answer; leaving\n".encode())
+                os._exit(128 + number[0])
+        os.close(self._reader)
 
 
 def _runs(modules: Sequence[str], frame: FrameType | None) -> bool:
@@ -107,7 +160,7 @@ def _runs(modules: Sequence[str], frame: FrameType | None) -> bool:
 
 def _put_back() -> bool:
     """Ask SLURM to start this job again; only one process of a job does."""
-    if os.environ.get("SLURM_PROCID", "0") != "0":
+    if os.environ.get("SLURM_PROCID", "0") != "0" or not ranks.is_main():
         return True
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:

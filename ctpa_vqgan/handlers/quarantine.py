@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from ignite.engine import Engine, Events
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.data.patches import GridPatches, RandomPatchDataset
 from ctpa_vqgan.data.unreadable import Unreadable, case_key, from_texts
 from ctpa_vqgan.errors import UserError
@@ -56,14 +58,16 @@ class Quarantine:
                 self.cases[case.path] = self.dataset.unreadable[case.path] = case
 
     def _begin(self, engine: Engine) -> None:
-        if notice := self.dataset.notice():
+        if ranks.is_main() and (notice := self.dataset.notice()):
             print(notice, flush=True)
         if self.cases:
             say(f"still left out: {', '.join(self.cases)}")
         self._take(engine, self.dataset.unreadable.values())
 
     def _look(self, engine: Engine) -> None:
-        self._take(engine, from_texts(engine.state.batch.get("unreadable", ())))
+        found = list(from_texts(engine.state.batch.get("unreadable", ())))
+        # each rank reads other files; all have to leave out the same ones
+        self._take(engine, itertools.chain(*ranks.gather(found)) if ranks.anywhere(bool(found)) else ())
 
     def _take(self, engine: Engine, found: Any) -> None:
         for case in [case for case in found if case.path not in self.cases]:  # several loader processes may tell of it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,13 +19,15 @@ from tqdm import tqdm
 from ctpa_vqgan.data import Case, ReadableCases
 from ctpa_vqgan.errors import Stopped, UserError
 from ctpa_vqgan.evaluation import CaseFiles
-from ctpa_vqgan.files import Claim, remove_leftovers, write_whole
+from ctpa_vqgan.files import Claim, in_turn, remove_leftovers, write_whole
 from ctpa_vqgan.handlers.cases import HU, CaseWriter
-from ctpa_vqgan.handlers.judging import CaseJudge
+from ctpa_vqgan.handlers.judging import CaseJudge, Extent
 from ctpa_vqgan.handlers.tensorboard import voxels
 from ctpa_vqgan.metrics import CodeCounter
 from ctpa_vqgan.progress import progress_bar, say
 from ctpa_vqgan.quality_phantom import measure_phantoms
+from ctpa_vqgan.ranks import Shard
+from ctpa_vqgan.rendezvous import wait_for_ranks
 from ctpa_vqgan.report import (
     format_summary,
     save_codes_figure,
@@ -45,7 +49,10 @@ class ReportWriter(CaseWriter):
     """``report.html``, ``report.md``, tables and pictures of an evaluation; goes on where an earlier one was stopped.
 
     Every case is kept in ``cases/<case>.json`` as soon as it is judged. Cases that were done before come back from
-    there, by :class:`~ctpa_vqgan.data.ReadableCases`, which leaves them out.
+    there, by :class:`~ctpa_vqgan.data.ReadableCases`, which leaves them out, as it does those of other shards.
+
+    Shards write into one folder. Whoever ends writes tables and pages of all that is known of the whole list of cases,
+    so that those of the last one are complete; the first shard measures the phantoms.
 
     Args:
         output_dir: folder; made if need be.
@@ -57,10 +64,11 @@ class ReportWriter(CaseWriter):
         pictured_cases: so many cases, the worst, are pictured; the worst as ``montage.png`` too.
         phantoms: measure phantoms of known truth too.
         progress: show a bar over the cases.
+        shard: the part of the cases to judge; None for all.
 
     Raises:
-        UserError: at the end, if no volume could be read.
-        Stopped: at the end, with exit code 3, if some could not.
+        UserError: if another process works on the same cases in the folder; at the end, if no volume could be read.
+        Stopped: at the end, with exit code 3, if some of the shard could not; under torchrun when all ranks are done.
     """
 
     def __init__(
@@ -74,36 +82,75 @@ class ReportWriter(CaseWriter):
         pictured_cases: int = 8,
         phantoms: bool = True,
         progress: bool = True,
+        shard: Shard | None = None,
     ) -> None:
-        super().__init__(output_dir, scores, volumes)
-        self.files, self.title, self.settings = files, title, dict(settings or {})
+        super().__init__(output_dir, scores, volumes, files, shard)
+        self.title, self.settings = title, dict(settings or {})
         self.pictured_cases, self.phantoms, self.progress = pictured_cases, phantoms, progress
-        self.cases: dict[str, Case] = {}
+        self.share: set[str] = set()  # names of the shard's cases
+        self.others: dict[str, dict[str, Any]] = {}  # rows of other shards, as last seen
+        self.refused: list[dict[str, str]] = []
+        self.extents: dict[str, Extent] = {}
         self.bar: tqdm | None = None
         self.claim: Claim | None = None
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
         """What is known so far, by case and in the order of the data."""
-        found = self.scores.known | {row["case"]: row for row in self.scores.rows}
+        found = self.others | self.scores.known | {row["case"]: row for row in self.scores.rows}
         return {name: found[name] for name in self.cases if name in found}
 
     def begin(self, engine: Engine) -> None:
         """Take over what an earlier run found."""
-        self.claim = Claim(self.files.folder)  # first: a folder that cannot be written is told before any work
-        remove_leftovers(self.folder)
+        # first: a folder that cannot be written is told before any work
+        self.claim = Claim(self.files.folder, self.shard)
         super().begin(engine)
         self.dataset: ReadableCases = engine.data_loader.dataset
-        self.cases = {case["case"]: case for case in self.dataset.data}
-        known = {name: self.files.row(case) for name, case in self.cases.items()}
+        self.share = set(self.shard.take(list(self.cases)))
+        self._remove_leftovers()
+        known = {name: self.files.row(self.cases[name]) for name in self.cases if name in self.share}
         self.scores.known = {name: row for name, row in known.items() if row is not None}
+        told = "" if self.shard.count == 1 else f"shard {self.shard}: "
         if self.scores.known:
-            print(f"{len(self.scores.known)} of {len(self.cases)} cases were judged before", flush=True)
-        self.bar = progress_bar(len(self.cases), "cases", show=self.progress)
+            print(f"{told}{len(self.scores.known)} of {len(self.share)} cases were judged before", flush=True)
+        if not self.share:
+            print(f"{told}no case is left for it: there are {len(self.cases)}", flush=True)
+        label = "cases" if self.shard.count == 1 else f"cases, {self.shard}"
+        self.bar = progress_bar(len(self.share), label, show=self.progress)
+        self.extents = self._extents()
+
+    def _remove_leftovers(self) -> None:
+        if self.shard.count == 1:
+            remove_leftovers(self.folder)
+        else:
+            written = [[self._volume(name), *self._pictures(name).values()] for name in self.share]
+            remove_leftovers(self.folder, {path.name for paths in written for path in paths})
+
+    def _extents(self) -> dict[str, Extent]:
+        """How much is done of the long parts for each case of a shard: those of the first cases of the whole list.
+
+        Volumes that were refused before do not count. A process that has all cases counts as it goes.
+        """
+        if self.shard.count == 1:
+            return {}
+        extent: Extent = self.scores.extent
+        most = max(extent.compared_cases, extent.shift_cases)
+        readable = (name for name, case in self.cases.items() if self.files.refusal(case) is None)
+        first = list(itertools.islice(readable, most))
+        parts = {"compared_cases": extent.compared_cases, "shift_cases": extent.shift_cases}
+        return {
+            name: dataclasses.replace(
+                extent, **{part: len(self.cases) if name in first[:number] else 0 for part, number in parts.items()}
+            )
+            for name in self.share
+        }
 
     def is_done(self, case: Case) -> bool:
         """Whether nothing that is wanted of a case is missing; asked in the order of the cases, before each is read."""
         name = case["case"]
+        if name not in self.share:
+            return True
+        self.scores.extent = self.extents.get(name, self.scores.extent)
         row = self.scores.known.pop(name, None)  # does not count while it is asked what is missing
         if row is None:
             return False
@@ -111,7 +158,7 @@ class ReportWriter(CaseWriter):
         if self.volumes and not self._volume(name).is_file():
             lacks.append("its reconstruction as NIfTI")
         if lacks:
-            say(f"{name}: judged anew, as what an earlier run found lacks {', '.join(lacks)}")
+            say(f"{name}: judged anew, as what an earlier run found lacks {', '.join(lacks)}", every_rank=True)
             return False
         self.scores.known[name] = row
         self.bar.update()
@@ -136,8 +183,7 @@ class ReportWriter(CaseWriter):
         """Pictures of a case, if it is among the worst; those of a case that is no more go, and those of other runs."""
         worst, name = self._worst(), row["case"]
         for other in {*self.rows} - {*worst} | {name}:
-            for path in self._pictures(other).values():
-                path.unlink(missing_ok=True)
+            self._remove_pictures(other)
         if name not in worst:
             return
         paths, spacing_mm = self._pictures(name), tuple(row["spacing_mm"])
@@ -153,6 +199,10 @@ class ReportWriter(CaseWriter):
         """Names of the cases that are pictured, lowest PSNR first, infinite ones last."""
         rows = self.rows
         return sorted(rows, key=lambda name: float(rows[name]["psnr"]))[: self.pictured_cases]
+
+    def _remove_pictures(self, case: str) -> None:
+        for path in self._pictures(case).values():
+            path.unlink(missing_ok=True)
 
     def _pictures(self, case: str) -> dict[str, Path]:
         return {kind: self.folder / f"{kind}_{case}.png" for kind in CAPTIONS}
@@ -174,30 +224,56 @@ class ReportWriter(CaseWriter):
             self._finish()
         finally:
             self._end()
+        if refused := self.dataset.refused:
+            message = f"{len(refused)} of {len(self.share)} volumes were left out, see {self.folder / 'report.html'}"
+            say(message, every_rank=True)
+        if wait_for_ranks(bool(refused)):
+            raise Stopped(REFUSED, message if refused else "another rank left out volumes")
 
     def _finish(self) -> None:
         self.bar.close()
-        refused = [{"case": case, "error": error} for case, error in self.dataset.refused.items()]
-        if not self.rows:
-            raise UserError(refused[0]["error"] if refused else "there is no case to judge")
-        extra: dict[str, Any] = {"refused": refused}
-        if self.phantoms:
-            known = self._known_phantoms()
-            if known is None:
-                self._write_pages(extra)  # phantoms take minutes: what is known till then is worth a look
-                known = self._measure_phantoms()
-            extra["phantoms"] = known
-        metrics = self._write_pages(extra)
-        print(f"{format_summary(metrics)}\n  look at {self.folder / 'report.html'}", flush=True)
-        if refused:
-            message = f"{len(refused)} of {len(self.cases)} volumes were left out, see {self.folder / 'report.html'}"
-            say(message)
-            raise Stopped(REFUSED, message)
+        for name, error in self.dataset.refused.items():
+            self.files.refuse(self.cases[name], error)
+        metrics = self._write_pages()
+        # phantoms take minutes: what is known till then is worth a look
+        if self.phantoms and self.shard.index == 0 and self._known_phantoms() is None:
+            self._measure_phantoms()
+            metrics = self._write_pages()
+        told = f"{len(self.rows) + len(self.refused)} of {len(self.cases)} cases judged; the rest is for other shards"
+        told = format_summary(metrics) if self._is_complete() else told
+        print(f"{told}\n  look at {self.folder / 'report.html'}" if metrics else told, flush=True)
 
-    def _write_pages(self, extra: dict[str, Any]) -> dict[str, Any]:
+    def _is_complete(self) -> bool:
+        """Whether no case is left to do, for this shard or another."""
+        return len(self.rows) + len(self.refused) == len(self.cases)
+
+    def _write_pages(self) -> dict[str, Any] | None:
+        """Tables and pages of all that is known of all cases; None as long as that is nothing."""
+        with in_turn(self.files.folder, self.shard):
+            self._look_at_others()
+            if self.rows:
+                return self._write_known()
+            if self._is_complete():
+                raise UserError(self.refused[0]["error"] if self.refused else "there is no case to judge")
+            return None
+
+    def _look_at_others(self) -> None:
+        """Take over what other shards have found, and remove pictures that are not among the worst of all any more."""
+        others = {name: case for name, case in self.cases.items() if name not in self.share}
+        rows = {name: self.files.row(case, same_volume=False) for name, case in others.items()}
+        self.others = {name: row for name, row in rows.items() if row is not None}
+        told = self.dataset.refused | {name: self.files.refusal(case) for name, case in others.items()}
+        self.refused = [{"case": name, "error": told[name]} for name in self.cases if told.get(name) is not None]
+        if self.shard.count > 1:
+            for name in {*self.rows} - {*self._worst()}:
+                self._remove_pictures(name)
+
+    def _write_known(self) -> dict[str, Any]:
         rows = list(self.rows.values())
         settings = self.settings | self._of_earlier_runs(rows)
-        extra = extra | {"settings": settings}
+        extra: dict[str, Any] = {"refused": self.refused, "settings": settings}
+        if self.phantoms and (phantoms := self._known_phantoms()) is not None:
+            extra["phantoms"] = phantoms
         if all("codes" in row for row in rows):
             extra["codebook"] = self._codebook(rows)
         save_tissue_figure(self.folder / "tissues.png", strict(rows))
@@ -233,8 +309,8 @@ class ReportWriter(CaseWriter):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _measure_phantoms(self) -> dict[str, Any]:
-        """Phantoms by both ways."""
+    def _measure_phantoms(self) -> None:
+        """Phantoms by both ways, for :meth:`_known_phantoms`."""
         ways = {"reconstruction": self.scores.reconstructor.by_windows}
         if self.scores.reconstructor.has_codes:
             ways["decoded"] = self.scores.reconstructor.by_codes
@@ -244,7 +320,6 @@ class ReportWriter(CaseWriter):
                 found[name] = strict(measure_phantoms(way, progress=bar))
         content = {"made_by": self.files.made_by, "phantoms": found}
         write_whole(self.folder / "phantoms.json", json.dumps(content, allow_nan=False) + "\n")
-        return found
 
     def _pictured(self, phantoms: bool) -> list[dict[str, Any]]:
         """Pictures that are there, those of all cases first, then the worst cases."""
@@ -260,7 +335,7 @@ class ReportWriter(CaseWriter):
                 for kind in wanted
                 if paths[kind].is_file()
             ]
-        if missing:
+        if missing and self._is_complete():  # another shard may be drawing
             say(
                 f"no pictures of {', '.join(missing)}: the run that judged them drew none; remove their files from "
                 f"{self.files.folder} to have them drawn"

@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.progress import say
 from ctpa_vqgan.report.columns import heading, show
@@ -29,7 +30,7 @@ class TensorBoardLog:
 
     Everything is drawn over iterations. A run that goes on after a stop draws on from there: what its predecessor wrote
     later than the checkpoint is hidden (TensorBoard's ``purge_step``), so curves do not fold back. A full disk costs
-    points and a line, not the run.
+    points and a line, not the run. Of ranks that train together rank 0 alone writes.
 
     Args:
         log_dir: folder of the event files.
@@ -61,7 +62,7 @@ class TensorBoardLog:
         self._write(lambda: self.writer.flush())
 
     def _write(self, write: Callable[[], None]) -> None:
-        if time.monotonic() < self._silent_until:
+        if not ranks.is_main() or time.monotonic() < self._silent_until:
             return
         try:
             write()
@@ -110,11 +111,18 @@ class TrainingLog:
         total = state.max_epochs * state.epoch_length
         size = sum(p.numel() for p in network.parameters()) / 1e6
         joins = f"join at {engine.adversarial_start}" if 0 <= engine.adversarial_start < total else "do not join"
-        print(
-            f"{state.max_epochs} epochs of {state.epoch_length} iterations on {state.device}; {size:.2f} M parameters, "
-            f"{network.num_embeddings} codes; of {total} iterations the discriminators {joins}",
-            flush=True,
-        )
+        dataset, number = getattr(engine.data_loader, "dataset", None), ranks.Shard.of_group().count
+        batch = getattr(dataset, "batch_size", None) or getattr(engine.data_loader, "batch_size", None) or 1
+        shared = f", {batch / number:g} on each of {number} ranks" if number > 1 else ""
+        rate = _learning_rate(engine.g_optimizer)
+        rate += f" ({_learning_rate(engine.d_optimizer)} of the discriminators)" if engine.d_optimizer else ""
+        if ranks.is_main():
+            print(
+                f"{state.max_epochs} epochs of {state.epoch_length} iterations on {state.device}; {size:.2f} M "
+                f"parameters, {network.num_embeddings} codes; of {total} iterations the discriminators {joins}; "
+                f"{batch} patches an iteration{shared}, learning rate {rate}",
+                flush=True,
+            )
 
     def _follow(self, engine: Engine) -> None:
         self.log.iteration = engine.state.iteration
@@ -145,12 +153,18 @@ class TrainingLog:
         say(f"epoch {engine.state.epoch}: last loss {engine.terms.get('loss', math.nan):.4f}, {', '.join(shown)}{note}")
 
 
+def _learning_rate(optimizer: torch.optim.Optimizer) -> str:
+    """The rate that a schedule begins with or scales."""
+    group = optimizer.param_groups[0]
+    return f"{group.get('initial_lr', group['lr']):g}"
+
+
 class ValidationLog:
     """Scores of a validation and pictures of its first cases, at the trainer's iteration.
 
     A picture is the page of :func:`~ctpa_vqgan.report.montage.draw_montage`, as an evaluation has it. Its planes depend
     on the original alone, and neither the windows nor the scale of the error (-200 to 200 HU) ever change, so epochs
-    compare.
+    compare. Of ranks that share the cases rank 0 pictures its own.
 
     Args:
         log: where to.
@@ -166,7 +180,7 @@ class ValidationLog:
         engine.add_event_handler(Events.COMPLETED, self._scores)
 
     def _case(self, engine: Engine) -> None:
-        if engine.state.iteration > self.max_cases:
+        if engine.state.iteration > self.max_cases or not ranks.is_main():
             return
         for batch, output in zip(engine.state.batch, engine.state.output):
             spacing_mm = nib.affines.voxel_sizes(np.asarray(batch["hu"].affine))

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.inferers.exact import ExactTileInferer
 from ctpa_vqgan.networks import VQGAN
@@ -69,7 +70,8 @@ def trusted_precision(
         batch_size: patches or windows per forward pass.
 
     Returns:
-        ``"bf16"`` or ``"float32"`` (``"tf32"`` stays what it is). A failed test makes ``"auto"`` float32.
+        ``"bf16"`` or ``"float32"`` (``"tf32"`` stays what it is). A failed test, on one of the ranks that train
+        together, makes ``"auto"`` float32.
 
     Raises:
         UserError: ``precision`` is ``"bf16"`` and the test failed.
@@ -81,7 +83,7 @@ def trusted_precision(
         return "bf16"
     errors = check_bf16(network, size, batch_size)
     tested = f"bf16 self-test on {_name(torch.device(device))}, {batch_size} x {tuple(size)} voxels: {errors}"
-    if errors.small:
+    if not ranks.anywhere(not errors.small):
         logger.info("%s: ok", tested)
         return "bf16"
     limits = f"allowed are {WHOLE_LIMIT:.0%} and {BLOCK_LIMIT:.0%} in a block"

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ctpa_vqgan.precision import float32_or_better
+
 Nested = Tensor | Sequence["Nested"]
 """A tensor, or a list of them, or a list of lists (discriminators, then layers)."""
 
@@ -97,7 +99,7 @@ def _layer_distance(real: Tensor, fake: Tensor) -> Tensor:
 def _mean_over(loss: Callable[..., Tensor], *items: Nested) -> Tensor:
     """Apply ``loss`` to the tensors that stand at the same place of each nested list; mean over every level."""
     if all(isinstance(item, Tensor) for item in items):
-        return loss(*(item.float() for item in items))
+        return loss(*(float32_or_better(item) for item in items))
     if any(isinstance(item, Tensor) for item in items) or len({len(item) for item in items}) > 1 or not len(items[0]):
         found = ", ".join("a tensor" if isinstance(item, Tensor) else f"a list of {len(item)}" for item in items)
         raise ValueError(f"expected one entry per discriminator or layer, real and fake alike, but got {found}")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ctpa_vqgan.precision import float32_or_better
+
 
 class WeightedLosses(nn.Module):
     """Named reconstruction terms and the weight of each.
@@ -61,7 +63,7 @@ class WeightedLosses(nn.Module):
         if prediction.shape != target.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
         with torch.autocast(prediction.device.type, enabled=False):
-            prediction, target = prediction.float(), target.float()
+            prediction, target = float32_or_better(prediction), float32_or_better(target)
             return {name: term(prediction, target) for name, term in self.terms.items() if self.weights[name]}
 
     def total(self, values: Mapping[str, Tensor], factors: Mapping[str, float] | None = None) -> Tensor:
@@ -84,7 +86,7 @@ class WeightedLosses(nn.Module):
         scales = {name: self.weights[name] * factors.get(name, 1.0) for name in values}
         if not any(scales.values()):
             raise ValueError(f"nothing to add up: every weight is 0 among {scales}; give one of them a weight above 0")
-        return sum(scale * values[name].float() for name, scale in scales.items() if scale)
+        return sum(scale * float32_or_better(values[name]) for name, scale in scales.items() if scale)
 
 
 def _checked(weights: Mapping[str, float], names: list[str]) -> dict[str, float]:

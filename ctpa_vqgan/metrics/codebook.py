@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.metrics.slabs import SLAB, read_slab
 from ctpa_vqgan.metrics.sparse_counts import SparseCounts
 
@@ -59,7 +60,7 @@ class CodeCounter:
     """Count how often each code occurs, among all tokens and among body tokens.
 
     Counts add up over updates, so one counter per volume, merged, is one counter per epoch. Up to 2**20 codes they are
-    a table, which the ranks of a distributed run can ``all_reduce``; above, as with two books, only codes that occurred
+    a table; above, as with two books, only codes that occurred
     take memory (24 bytes each).
 
     Args:
@@ -133,6 +134,17 @@ class CodeCounter:
             self._table += other._table
         else:
             self._sparse.merge(other._sparse)
+        return self
+
+    def add_over_ranks(self) -> CodeCounter:
+        """Add the counts of all ranks that train together, each of which has to call it; returns this one."""
+        if self._sparse is None:
+            ranks.add(self._table)
+        elif ranks.are_many():
+            known = ranks.gather(self.state_dict())
+            self.reset()
+            for state in known:
+                self._sparse.merge(SparseCounts(state["codes"], state["counts"]))
         return self
 
     def usage(self, body: bool = False) -> float:

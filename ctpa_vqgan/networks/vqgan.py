@@ -25,6 +25,7 @@ from ctpa_vqgan.networks.blocks import (
     make_activation,
 )
 from ctpa_vqgan.networks.quantizers import VectorQuantizer
+from ctpa_vqgan.precision import float32_or_better
 
 FRONT_ENDS = ("none", "space_to_depth", "haar")
 LARGEST_TENSOR = 2**31 - 1  # elements that 32-bit kernels can count
@@ -229,7 +230,7 @@ class VQGAN(nn.Module):
         size = [side * factor for side, factor in zip(quantizations.shape[2:], self.factor)]
         self._refuse_too_large(len(quantizations), size)
         volume = self.decoder(quantizations)
-        return volume if volume.dtype == torch.float64 else volume.float()
+        return float32_or_better(volume)
 
     def index_quantize(self, images: torch.Tensor) -> torch.Tensor:
         """Volumes [B, C, H, W, D] -> codes [B, h, w, d], int64."""

@@ -15,13 +15,15 @@ import numpy as np
 from ctpa_vqgan.data import save_like, to_hu
 from ctpa_vqgan.data.cases import safe_name
 from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.files import in_turn
 from ctpa_vqgan.inferers import ExactTileInferer
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.progress import progress_bar
+from ctpa_vqgan.ranks import Shard
+from ctpa_vqgan.rendezvous import wait_for_ranks
 from ctpa_vqgan.tokens import EncodedVolume, apply_residual, network_fingerprint
-from ctpa_vqgan.transcode.encode import SUFFIX, decode_bounded, scratch_volume
-from ctpa_vqgan.transcode.shard import Shard
-from ctpa_vqgan.transcode.summary import write_summary
+from ctpa_vqgan.transcode.encode import decode_bounded, scratch_volume
+from ctpa_vqgan.transcode.summary import SUFFIX, describe_files, write_summary
 
 
 def find_code_files(source: str | Path) -> list[Path]:
@@ -33,7 +35,9 @@ def find_code_files(source: str | Path) -> list[Path]:
     source = Path(source)
     if not os.path.exists(source):  # Path.exists raises for names that are too long
         raise UserError(f"{source}: no such file or folder; give a code file, or the folder that encode wrote")
-    files = sorted(source.glob(f"*{SUFFIX}")) if source.is_dir() else [source]
+    # a name with a dot in front is a file in the making
+    found = (path for path in source.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+    files = sorted(found) if source.is_dir() else [source]
     if not files:
         raise UserError(f"{source}: holds no code file; expected files that end in {SUFFIX}, as encode writes them")
     return files
@@ -45,11 +49,12 @@ def decode_files(
     output_dir: str | Path,
     tiles: ExactTileInferer | None = None,
     progress: bool = True,
+    shard: Shard | None = None,
 ) -> list[dict[str, Any]]:
     """Write ``<case>_decoded.nii.gz``, int16 HU on the grid of the encoded file, for every code file, and a summary.
 
-    Volumes that are there and newer than their codes are skipped; under torchrun each process takes its share. A file
-    with a residual gives a volume within its bound of the encoded one, or is refused.
+    Volumes that are there and newer than their codes are skipped. Shards write into one folder, and whoever ends merges
+    the summaries of all. A file with a residual gives a volume within its bound of the encoded one, or is refused.
 
     Args:
         source: a code file or a folder of them.
@@ -57,30 +62,43 @@ def decode_files(
         output_dir: folder; made if need be.
         tiles: how; 128^3 voxels in float32 by default. Files with a residual are always decoded so.
         progress: show a bar.
+        shard: the part of the files to decode; None for torchrun's, or all.
 
     Returns:
-        One row per file.
+        One row per file of the shard.
 
     Raises:
         UserError: a file is damaged, made by another network, or its residual does not fit what is decoded here.
     """
-    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), Shard.of_this_process()
+    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), shard or Shard.of_this_process()
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = network_fingerprint(network)
     done: dict[Path, float | None] = {}
-    share = shard.take(find_code_files(source))
-    with progress_bar(len(share), "decode", show=progress) as bar:
+    paths = find_code_files(source)
+    share = shard.take(paths)
+    label = "decode" if shard.count == 1 else f"decode, {shard}"
+    with progress_bar(len(share), label, show=progress) as bar:
         for path in share:
-            target, started = (
-                folder / f"{safe_name(path.name.removesuffix(SUFFIX))}_decoded.nii.gz",
-                time.perf_counter(),
-            )
-            finished = target.is_file() and target.stat().st_mtime >= path.stat().st_mtime
+            started, finished = time.perf_counter(), _is_finished(path, folder)
             if not finished:
-                _decode(path, target, network, fingerprint, tiles)
+                _decode(path, _target(path, folder), network, fingerprint, tiles)
             done[path] = None if finished else time.perf_counter() - started
             bar.update()
-    return write_summary(folder / shard.file_name("decode"), done)
+    rows = describe_files(done)
+    with in_turn(folder, shard):
+        there = [path for path in paths if path in done or _is_finished(path, folder)]
+        write_summary(folder / "decode.json", rows, there, len(paths), shard)
+    wait_for_ranks()
+    return rows
+
+
+def _target(path: Path, folder: Path) -> Path:
+    return folder / f"{safe_name(path.name.removesuffix(SUFFIX))}_decoded.nii.gz"
+
+
+def _is_finished(path: Path, folder: Path) -> bool:
+    target = _target(path, folder)
+    return target.is_file() and target.stat().st_mtime >= path.stat().st_mtime
 
 
 def _decode(path: Path, target: Path, network: VQGAN, fingerprint: str, tiles: ExactTileInferer) -> None:

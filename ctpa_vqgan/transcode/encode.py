@@ -17,17 +17,18 @@ from ctpa_vqgan.data import load_volume, scale_hu_, to_hu
 from ctpa_vqgan.data.cases import Case
 from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared
 from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.files import in_turn
 from ctpa_vqgan.inferers import ExactTileInferer, latent_grid
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.progress import progress_bar
+from ctpa_vqgan.ranks import Shard, is_main
+from ctpa_vqgan.rendezvous import wait_for_ranks
 from ctpa_vqgan.tokens import EncodedVolume, bound_error, network_fingerprint
 from ctpa_vqgan.tokens.packing import code_dtype
 from ctpa_vqgan.tokens.residual import Residual
-from ctpa_vqgan.transcode.shard import Shard
 from ctpa_vqgan.transcode.statistics import add_latent_statistics
-from ctpa_vqgan.transcode.summary import write_summary
+from ctpa_vqgan.transcode.summary import SUFFIX, describe_files, write_summary
 
-SUFFIX = ".npz"
 # what a residual is made for must come out again to the last bit: one grid of tiles and one precision for all
 BOUNDED = ExactTileInferer()
 
@@ -41,11 +42,12 @@ def encode_cases(
     latents: bool = False,
     max_error_hu: int | None = None,
     progress: bool = True,
+    shard: Shard | None = None,
 ) -> list[dict[str, Any]]:
     """Write ``<case>.npz`` for every case, and a summary.
 
-    Cases whose file is there, made by the same network with the same settings and newer than the volume, are skipped;
-    under torchrun each process takes its share.
+    Cases whose file is there, made by the same network with the same settings and newer than the volume, are skipped.
+    Shards write into one folder: whoever ends merges the summaries of all, and the last one adds the statistics.
 
     Args:
         cases: of :func:`ctpa_vqgan.data.find_cases`.
@@ -56,16 +58,17 @@ def encode_cases(
         latents: store the continuous latents too (float16), with mean and standard deviation over the cases.
         max_error_hu: store a residual so that every decoded voxel is within so many HU of the file's; 0 is lossless.
         progress: show a bar.
+        shard: the part of the cases to encode; None for torchrun's, or all.
 
     Returns:
-        One row of sizes and rates per case.
+        One row of sizes and rates per case of the shard.
 
     Raises:
         UserError: a volume is refused, a setting does not fit, or the disk is full; files that are done stay.
     """
     if max_error_hu is not None and (not isinstance(max_error_hu, int) or not 0 <= max_error_hu <= 32767):
         raise UserError(f"max_error_hu: expected a whole number from 0 to 32767, found {max_error_hu!r}")
-    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), Shard.of_this_process()
+    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), shard or Shard.of_this_process()
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "network": network_fingerprint(network),
@@ -73,42 +76,49 @@ def encode_cases(
         "has_latents": latents,
         "max_error_hu": max_error_hu,
     }
-    if not all(is_prepared(case["image"]) for case in cases):
+    if is_main() and not all(is_prepared(case["image"]) for case in cases):
         print(NAMES_NOTICE, flush=True)
     done: dict[Path, float | None] = {}
     share = shard.take(cases)
-    with progress_bar(len(share), "encode", show=progress) as bar:
+    label = "encode" if shard.count == 1 else f"encode, {shard}"
+    with progress_bar(len(share), label, show=progress) as bar:
         for case in share:
-            path, started = folder / f"{case['case']}{SUFFIX}", time.perf_counter()
+            path, started = _path(folder, case), time.perf_counter()
             finished = _is_finished(path, case, settings)
             if not finished:
                 _encode(case, network, settings, tiles).save(path)
             done[path] = None if finished else time.perf_counter() - started
             bar.update()
-    if latents and shard.count == 1:
-        add_latent_statistics(list(done))
-    return write_summary(folder / shard.file_name("encode"), done)
+    rows = describe_files(done)
+    with in_turn(folder, shard):
+        paths = {_path(folder, case): case for case in cases}
+        there = [path for path in paths if path in done or _is_finished(path, paths[path], settings, whole=False)]
+        if latents and len(there) == len(paths):
+            add_latent_statistics(there)
+        write_summary(folder / "encode.json", rows, there, len(paths), shard)
+    wait_for_ranks()
+    return rows
 
 
-def _is_finished(path: Path, case: Case, settings: dict[str, Any]) -> bool:
+def _path(folder: Path, case: Case) -> Path:
+    return folder / f"{case['case']}{SUFFIX}"
+
+
+def _is_finished(path: Path, case: Case, settings: dict[str, Any], whole: bool = True) -> bool:
+    """Whether a file is newer than its volume, and of these settings; ``whole`` looks for damage too."""
     if not path.is_file():
         return False
     files = [case["image"]] if isinstance(case["image"], str) else case["image"]
     if any(Path(file).stat().st_mtime > path.stat().st_mtime for file in files if Path(file).is_file()):
         return False
     try:
-        encoded = EncodedVolume.load(
-            path, network=settings["network"]
-        )  # every byte checked: a damaged file is made anew
+        if whole:
+            EncodedVolume.load(path, network=settings["network"])  # every byte checked: a damaged file is made anew
+        header = EncodedVolume.header(path)
     except UserError:
         return False
-    found = {
-        "network": encoded.network,
-        "hu_window": list(encoded.hu_window),
-        "has_latents": encoded.latents is not None,
-        "max_error_hu": encoded.residual.max_error_hu if encoded.residual else None,
-    }
-    return found == settings
+    found = {name: header[name] for name in ("network", "hu_window", "has_latents")}
+    return found | {"max_error_hu": header.get("residual_max_error_hu")} == settings
 
 
 def _encode(case: Case, network: VQGAN, settings: dict[str, Any], tiles: ExactTileInferer) -> EncodedVolume:

@@ -192,3 +192,58 @@ def test_a_sweep_takes_no_label_maps(capsys):
     assert capsys.readouterr().err == (
         "error: --labels: --sweep measures no structures; leave it out, or evaluate without --sweep\n"
     )
+
+
+@pytest.mark.parametrize("command", workflows.SHARED)
+def test_a_shard_is_a_knob(passed_on, command):
+    assert run(command, "--shard", "2/8") == 0
+    assert passed_on[0][-1]["shard"] == "2/8"
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "1.5", "-1/4"])
+@pytest.mark.parametrize("option", ["--shard={}", "--set=shard={}"])
+def test_a_part_that_there_is_not_is_refused(passed_on, capsys, option, text):
+    assert run("encode", option.format(text)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: shard: expected part i/n counted from 1, such as 1/4, found ")
+    assert not passed_on
+
+
+def test_a_shard_under_torchrun_is_refused(passed_on, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("encode", "--shard", "1/4") == 1
+    assert "shard: expected none under torchrun, whose 2 processes share the cases" in capsys.readouterr().err
+
+
+def test_neither_training_nor_a_sweep_takes_a_part_of_the_cases(passed_on, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("train", "--shard", "1/4")
+    assert run("train", "--set", "shard=1/4") == 1
+    assert run("evaluate", "--sweep", "--shard", "1/4") == 1
+    assert run("evaluate", "--sweep", "--set", "shard=1/4") == 1
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "error: shard: train takes no part of the cases, found 1/4; only evaluate, inference, encode, decode do",
+        "error: --shard: --sweep looks at one case; leave it out, or evaluate without --sweep",
+        "error: shard: sweep takes no part of the cases, found 1/4; only evaluate, inference, encode, decode do",
+    ]
+    assert not passed_on
+
+
+def test_several_ranks_train_by_a_config_of_their_own_before_the_overlays(passed_on, capsys, monkeypatch, tmp_path):
+    bundle = tmp_path / "bundle"
+    (bundle / "configs").mkdir(parents=True)
+    (bundle / "configs/train.yaml").write_text("max_epochs: 1\ndataset_dir: .\n")
+    (bundle / "configs/multi_gpu_train.yaml").write_text("max_epochs: 2\n")
+    (tmp_path / "my.yaml").write_text("max_epochs: 3\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("train", "--bundle", bundle, "--overlay", tmp_path / "my.yaml") == 0
+    names = [
+        str(bundle / "configs/train.yaml"),
+        str(bundle / "configs/multi_gpu_train.yaml"),
+        str(tmp_path / "my.yaml"),
+    ]
+    assert passed_on[0][1] == names
+    assert ",".join(names) in capsys.readouterr().out.replace("'", "").replace('"', "")
+    monkeypatch.setenv("RANK", "1")
+    assert run("train", "--bundle", bundle) == 0
+    assert capsys.readouterr().out == "", "the first rank speaks for all"

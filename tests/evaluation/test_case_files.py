@@ -69,3 +69,20 @@ def test_voxels_beside_their_header_count(tmp_path, suffix, field):
     assert CaseFiles(tmp_path, MADE_BY).row(case) is not None
     (tmp_path / "voxels.raw").write_bytes(b"VOXELS")
     assert CaseFiles(tmp_path, MADE_BY).row(case) is None
+
+
+def test_a_refusal_is_kept_until_the_case_is_judged(tmp_path, case):
+    files = CaseFiles(tmp_path, MADE_BY)
+    files.refuse(case, "a.nii.gz: no volume")
+    assert (files.refusal(case), files.row(case)) == ("a.nii.gz: no volume", None)
+    assert CaseFiles(tmp_path, MADE_BY | {"labels": "maps"}).refusal(case) is None, "other settings may read it"
+    files.save(case, {"case": "a"})
+    assert (files.refusal(case), files.row(case)) == (None, {"case": "a"})
+
+
+def test_the_row_of_another_shard_costs_no_reading_of_its_volume(tmp_path, case):
+    CaseFiles(tmp_path, MADE_BY).save(case, {"case": "a"})
+    (tmp_path / "a.nii.gz").unlink()
+    again = CaseFiles(tmp_path, MADE_BY)
+    assert again.row(case) is None
+    assert again.row(case, same_volume=False) == {"case": "a"}

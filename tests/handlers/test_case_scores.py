@@ -13,9 +13,11 @@ from monai.data import Dataset as CaseDataset
 from monai.engines import SupervisedEvaluator
 
 from ctpa_vqgan.data import ToHUd, find_cases, prepare_volume
+from ctpa_vqgan.evaluation import CaseFiles
 from ctpa_vqgan.handlers import CaseScores, CaseWriter
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.ranks import Shard
 
 WINDOW = (-1000.0, 1000.0)
 SIZE = (37, 34, 33)  # no side is a multiple of the factor
@@ -48,19 +50,23 @@ def folder(tmp_path):
     return tmp_path
 
 
-def evaluate(folder, network, writer=True, **options):
+def evaluate(folder, network, writer=True, shard=None, **options):
     scores = CaseScores(network, WINDOW)
     dataset = CaseDataset(find_cases(folder / "in"), prepare_volume(WINDOW))
+    handlers = [CaseWriter(folder / "out", scores, shard=shard, **options)] if writer else None
     evaluator = SupervisedEvaluator(
         device="cpu",
-        val_data_loader=DataLoader(dataset, batch_size=1),
+        val_data_loader=DataLoader(dataset, sampler=(shard or Shard()).take(range(len(dataset)))),
         network=network,
         inferer=VQGANInferer(roi_size=(16, 16, 8)),
         postprocessing=ToHUd(keys="pred", hu_window=WINDOW),
         key_val_metric={"psnr": scores},
-        val_handlers=[CaseWriter(folder / "out", scores, **options)] if writer else None,
+        val_handlers=handlers,
     )
-    evaluator.run()
+    if writer:
+        handlers[0].run(evaluator)
+    else:
+        evaluator.run()
     return evaluator, scores
 
 
@@ -145,3 +151,30 @@ def test_a_network_without_exact_tiles_is_scored_without_codes(folder):
 def test_volumes_can_be_left_out(folder):
     evaluate(folder, Identity(offset_hu=20.0), volumes=False)
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["metrics.json", "per_case.csv"]
+
+
+def test_shards_leave_volumes_and_tables_of_all_cases(folder, capsys):
+    files, network = CaseFiles(folder / "out", {"network": "one"}), Identity()
+    evaluate(folder, network, shard=Shard.of("2/3"), files=files)
+    assert "1 of 2 cases are done; the rest is for other shards" in capsys.readouterr().out
+    evaluate(folder, network, shard=Shard.of("3/3"), files=files)
+    assert "shard 3/3 has no case: there are 2" in capsys.readouterr().out
+    evaluate(folder, network, shard=Shard.of("1/3"), files=files)
+    shared = metrics(folder)
+    evaluate(folder, network)
+    alone = metrics(folder)
+    for row in (*shared["cases"], *alone["cases"], shared["mean"], alone["mean"]):
+        del row["seconds"]
+    assert shared == alone
+    assert all((folder / f"out/{name}_reconstruction.nii.gz").is_file() for name in "ab")
+
+
+def test_scores_of_another_network_are_not_told_with_those_of_a_shard(folder):
+    evaluate(folder, Identity(), shard=Shard.of("2/2"), files=CaseFiles(folder / "out", {"network": "one"}))
+    evaluate(folder, Identity(), shard=Shard.of("1/2"), files=CaseFiles(folder / "out", {"network": "two"}))
+    assert [case["case"] for case in metrics(folder)["cases"]] == ["a"]
+
+
+def test_a_shard_that_cannot_keep_its_rows_for_others_is_refused(folder):
+    with pytest.raises(ValueError, match="files: expected CaseFiles"):
+        CaseWriter(folder, None, shard=Shard.of("1/2"))

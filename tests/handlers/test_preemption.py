@@ -23,7 +23,7 @@ from monai.transforms import Compose
 from small_training import SIDE, Patches, make_discriminator, make_losses, make_network, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ctpa_vqgan.__main__ import _parser, main
+from ctpa_vqgan.__main__ import main
 from ctpa_vqgan.data import RandomPatchDataset, patch_loader, prepare_patch
 from ctpa_vqgan.errors import Stopped
 from ctpa_vqgan.events import TrainerEvents
@@ -585,41 +585,3 @@ def test_monais_own_command_leaves_with_the_same_code(tmp_path, command, weights
     assert "Traceback" not in told
     monkeypatch.undo()
     resume(command, tmp_path, weights)
-
-
-# -- the batch script --------------------------------------------------------------------------------------------------
-
-SCRIPT = ROOT / "docs/slurm_train.sh"
-
-
-def batch(folder, *words, code=0):
-    """Run the script as a batch job whose ``srun`` runs what it is given, with a ``python`` that notes its words."""
-    write_program(folder / "bin/srun", 'SLURM_PROCID=0 exec "$@"\n')
-    write_program(folder / "bin/python", f'printf "%s\\n" "$@" > {folder}/words\nexit {code}\n')
-    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
-    return subprocess.run([SCRIPT, *words], env=environment, cwd=folder, capture_output=True, text=True)
-
-
-def test_the_batch_script_starts_a_training_and_passes_its_exit_code_on(tmp_path):
-    assert subprocess.run(["bash", "-n", SCRIPT]).returncode == 0
-    for code in (0, 138):
-        result = batch(tmp_path, "some data", "runs/first", "--set", "max_epochs=3", code=code)
-        assert (result.returncode, result.stderr) == (code, "")
-        module, package, *words = (tmp_path / "words").read_text().splitlines()
-        assert (module, package) == ("-m", "ctpa_vqgan")
-        options = _parser().parse_args(words)
-        assert (options.name, options.data, options.output) == ("train", "some data", "runs/first")
-        assert options.set == ["max_epochs=3"]
-
-
-def test_the_batch_script_says_how_it_is_used(tmp_path):
-    result = batch(tmp_path, "data")
-    assert result.returncode == 2
-    assert result.stderr.startswith("usage: sbatch docs/slurm_train.sh DATA OUTPUT")
-
-
-def test_the_batch_script_asks_slurm_for_a_signal_in_time_and_for_another_turn():
-    """SLURM reads its options up to the first line that is neither empty nor a comment."""
-    head = itertools.takewhile(lambda line: not line or line.startswith("#"), SCRIPT.read_text().splitlines())
-    options = [line.removeprefix("#SBATCH ") for line in head if line.startswith("#SBATCH ")]
-    assert {"--signal=USR1@300", "--requeue", "--open-mode=append", "--gres=gpu:1"} <= set(options)

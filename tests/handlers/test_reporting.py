@@ -1,7 +1,11 @@
 """The folder that an evaluation leaves, also when it is stopped in the middle."""
 
+import contextlib
 import csv
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -13,10 +17,12 @@ from monai.engines import SupervisedEvaluator
 from ctpa_vqgan.data import ReadableCases, ToHUd, find_cases, prepare_volume
 from ctpa_vqgan.errors import Stopped, UserError
 from ctpa_vqgan.evaluation import CaseFiles, Reconstructor
+from ctpa_vqgan.files import Claim
 from ctpa_vqgan.handlers import CaseJudge, Extent, ReportWriter
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.quality_phantom import measure_phantoms
+from ctpa_vqgan.ranks import Shard
 
 WINDOW = (-1000.0, 1000.0)
 
@@ -229,3 +235,148 @@ def test_a_row_of_another_commit_is_told_so(folder):
     run(folder, settings={"commit": "def", "date": "now"})
     assert "a was judged" in (folder / "out/report.md").read_text()
     assert metrics(folder)["settings"]["a was judged"] == "abc, then"
+
+
+# -- shards ------------------------------------------------------------------------------------------------------------
+
+
+def shard(text):
+    return Shard.of(text)
+
+
+def alone(folder, **options):
+    """A folder of the same volumes in which one process judges all."""
+    shutil.copytree(folder / "in", folder / "alone/in")
+    with contextlib.suppress(Stopped):
+        run(folder / "alone", **options)
+    return folder / "alone"
+
+
+def without_times(folder):
+    found = metrics(folder)
+    for row in (*found["cases"], found["mean"]):
+        del row["seconds"], row["decoded_seconds"]
+    return found
+
+
+COMPARED = Extent(compared_cases=2, shift_cases=1, codecs=())
+
+
+@pytest.mark.parametrize("parts", [("1/2", "2/2"), ("2/2", "1/2"), ("3/4", "4/4", "1/4", "2/4")])
+def test_shards_leave_the_numbers_of_one_process_in_any_order(folder, parts):
+    for part in parts:
+        run(folder, shard=shard(part))
+    assert without_times(folder) == without_times(alone(folder))
+    with (folder / "out/per_case.csv").open() as one, (folder / "alone/out/per_case.csv").open() as other:
+        assert [row["case"] for row in csv.DictReader(one)] == [row["case"] for row in csv.DictReader(other)]
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        path.name for path in (folder / "alone/out").iterdir()
+    }
+
+
+def test_shards_tell_what_is_left_for_others(folder, capsys):
+    run(folder, shard=shard("2/2"))
+    assert "1 of 3 cases judged; the rest is for other shards" in capsys.readouterr().out
+    assert [case["case"] for case in metrics(folder)["cases"]] == ["b"]
+    run(folder, shard=shard("1/2"))
+    assert "3 cases, mean:" in capsys.readouterr().out
+
+
+def test_a_share_without_cases_ends_well(folder, capsys):
+    (folder / "in/c.nii.gz").unlink()
+    run(folder, shard=shard("3/3"))
+    told = capsys.readouterr().out
+    assert "shard 3/3: no case is left for it: there are 2" in told
+    assert "0 of 2 cases judged" in told
+    assert not (folder / "out/metrics.json").exists()
+
+
+def test_long_parts_are_for_the_first_cases_of_the_whole_list(folder):
+    for part in ("3/3", "2/3", "1/3"):
+        run(folder, extent=COMPARED, shard=shard(part))
+    cases = metrics(folder)["cases"]
+    assert ["against" in case for case in cases] == [True, True, False]
+    assert ["shift" in case for case in cases] == [True, False, False]
+
+
+def test_a_killed_shard_goes_on_with_its_own_cases(folder, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at="c", shard=shard("1/2"))
+    one = run(folder, shard=shard("2/2"))
+    assert "2 of 3 cases judged; the rest" in capsys.readouterr().out, "what the killed one has judged counts"
+    assert run(folder, shard=shard("1/2")) == one, "c alone"
+    assert "shard 1/2: 1 of 2 cases were judged before" in capsys.readouterr().out
+    assert run(folder, shard=shard("3/3")) == 0, "nor does another division judge anything anew"
+
+
+def test_volumes_that_any_shard_refused_are_told_and_cost_that_shard_its_exit_code(folder, capsys):
+    (folder / "in/b.nii.gz").write_bytes(b"no volume")
+    with pytest.raises(Stopped) as stopped:
+        run(folder, shard=shard("2/2"))
+    assert stopped.value.code == 3
+    assert "1 of 1 volumes were left out" in str(stopped.value)
+    run(folder, shard=shard("1/2"))
+    assert "2 cases, mean:" in capsys.readouterr().out, "no case is left"
+    assert [refused["case"] for refused in metrics(folder)["refused"]] == ["b"]
+    found, expected = without_times(folder), without_times(alone(folder))
+    assert found.pop("refused")[0]["error"].split(":")[1:] == expected.pop("refused")[0]["error"].split(":")[1:]
+    assert found == expected
+
+
+def test_a_volume_that_was_mended_is_not_refused_any_more(folder):
+    whole = (folder / "in/b.nii.gz").read_bytes()
+    (folder / "in/b.nii.gz").write_bytes(b"no volume")
+    with pytest.raises(Stopped):
+        run(folder, shard=shard("2/2"))
+    (folder / "in/b.nii.gz").write_bytes(whole)
+    run(folder, shard=shard("2/2"))
+    assert metrics(folder)["refused"] == []
+
+
+def test_shards_that_end_together_leave_whole_pages(folder, monkeypatch):
+    both = threading.Barrier(2)
+    finish = ReportWriter._finish
+
+    def finish_together(self):
+        both.wait(timeout=60)
+        finish(self)
+
+    monkeypatch.setattr(ReportWriter, "_finish", finish_together)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda part: run(folder, shard=shard(part)), ("1/2", "2/2")))
+    assert [case["case"] for case in metrics(folder)["cases"]] == ["a", "b", "c"]
+
+
+def test_the_worst_of_all_shards_stay_pictured(folder, monkeypatch):
+    monkeypatch.setattr("ctpa_vqgan.handlers.reporting.save_montage", draw_nothing)
+    monkeypatch.setattr("ctpa_vqgan.handlers.reporting.save_slices_figure", draw_nothing)
+    monkeypatch.setattr("ctpa_vqgan.handlers.reporting.save_codes_figure", draw_nothing)
+    for part in ("2/2", "1/2"):
+        run(folder, pictured_cases=2, shard=shard(part))
+    assert sorted(path.name for path in (folder / "out").glob("montage_*.png")) == ["montage_a.png", "montage_b.png"]
+    report = (folder / "out/report.md").read_text()
+    assert "montage_a.png" in report and "montage_b.png" in report
+
+
+def draw_nothing(path, *args, **kwargs):
+    path.write_bytes(b"a picture")
+
+
+def test_the_first_shard_measures_the_phantoms(folder, monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        "ctpa_vqgan.handlers.reporting.ReportWriter._measure_phantoms", lambda self: measured.append(self.shard)
+    )
+    for part in ("2/2", "1/2"):
+        run(folder, phantoms=True, shard=shard(part))
+    assert measured == [shard("1/2")]
+
+
+def test_a_case_is_not_judged_by_two_processes_at_once(folder):
+    busy = Claim(folder / "out/cases", shard("1/2"))
+    for part in (None, shard("1/2"), shard("1/3")):
+        with pytest.raises(UserError, match="works there"):
+            run(folder, shard=part)
+    run(folder, shard=shard("2/2"))
+    busy.release()
+    assert [case["case"] for case in metrics(folder)["cases"]] == ["b"]

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -14,8 +17,10 @@ from ctpa_vqgan.data import find_cases, load_volume, to_hu
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.inferers import ExactTileInferer
 from ctpa_vqgan.networks import VQGAN, make_quantizer
+from ctpa_vqgan.ranks import Shard
 from ctpa_vqgan.tokens import EncodedVolume
 from ctpa_vqgan.transcode import decode_files, encode_cases
+from ctpa_vqgan.transcode.summary import describe_files
 
 WINDOW = (-1000.0, 1000.0)
 TILES = ExactTileInferer((32, 32, 16))
@@ -164,16 +169,95 @@ def test_latents_come_with_their_mean_and_deviation_over_all_cases(phantom_folde
     assert snapshot(tmp_path / "codes") == before
 
 
-def test_processes_share_the_cases(phantom_folder, codes, network, tmp_path, monkeypatch):
+def shard(text: str) -> Shard:
+    return Shard.of(text)
+
+
+def without_seconds(path: Path) -> list[dict]:
+    return [row | {"seconds": None} for row in json.loads(path.read_text())["cases"]]
+
+
+def test_ranks_of_torchrun_share_the_cases(phantom_folder, codes, network, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     shares = []
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
         rows = encode_cases(find_cases(phantom_folder), network, tmp_path / "shared", WINDOW, TILES, progress=False)
         shares.append({row["case"] for row in rows})
-        assert (tmp_path / f"shared/encode_{rank}_of_2.json").is_file()
     assert shares == [{"phantom_00", "phantom_02"}, {"phantom_01"}]
     for path in codes.glob("*.npz"):
+        assert (tmp_path / "shared" / path.name).read_bytes() == path.read_bytes()
+    assert without_seconds(tmp_path / "shared/encode.json") == without_seconds(codes / "encode.json")
+
+
+def test_shards_leave_the_files_and_the_summary_of_one_process_in_any_order(phantom_folder, network, tmp_path, capsys):
+    cases, how = find_cases(phantom_folder), {"tiles": TILES, "latents": True, "progress": False}
+    encode_cases(cases, network, tmp_path / "alone", WINDOW, **how)
+    capsys.readouterr()
+    for part in ("3/3", "1/3", "2/3"):
+        encode_cases(cases, network, tmp_path / "shared", WINDOW, shard=shard(part), **how)
+    told = capsys.readouterr().out
+    assert told.count("of 3 cases are done; the rest is for other shards") == 2
+    assert "shard 2/3: 1 cases\n3 cases, mean:" in told
+    assert without_seconds(tmp_path / "shared/encode.json") == without_seconds(tmp_path / "alone/encode.json")
+    for path in (tmp_path / "alone").glob("*.npz"):
+        assert (tmp_path / "shared" / path.name).read_bytes() == path.read_bytes(), "with the same statistics"
+
+
+def test_shards_that_end_together_lose_no_row_and_write_no_statistics_twice(
+    phantom_folder, network, tmp_path, monkeypatch
+):
+    cases, written = find_cases(phantom_folder), []
+    save = EncodedVolume.save
+    monkeypatch.setattr(EncodedVolume, "save", lambda self, path: (written.append(path), save(self, path)))
+    both = threading.Barrier(3)
+
+    def described(done):
+        rows = describe_files(done)
+        both.wait(timeout=30)  # all have done their cases and none has merged
+        return rows
+
+    monkeypatch.setattr("ctpa_vqgan.transcode.encode.describe_files", described)
+
+    def work(part):
+        how = {"tiles": TILES, "latents": True, "progress": False}
+        return encode_cases(cases, network, tmp_path, WINDOW, shard=shard(part), **how)
+
+    with ThreadPoolExecutor() as pool:
+        assert [len(rows) for rows in pool.map(work, ("1/3", "2/3", "3/3"))] == [1, 1, 1]
+    assert [row["case"] for row in without_seconds(tmp_path / "encode.json")] == [case["case"] for case in cases]
+    assert Counter(path.name for path in written) == {f"{case['case']}.npz": 2 for case in cases}, "codes, statistics"
+
+
+def test_a_killed_shard_goes_on_and_one_of_other_settings_does_not_count(phantom_folder, network, tmp_path, capsys):
+    cases = find_cases(phantom_folder)
+    encode_cases(cases[2:], network, tmp_path, (-1024.0, 1000.0), TILES, progress=False)  # to be made anew
+    encode_cases(cases, network, tmp_path, WINDOW, TILES, progress=False, shard=shard("2/2"))
+    assert "1 of 3 cases are done" in capsys.readouterr().out
+    encode_cases(cases[:1], network, tmp_path / "killed", WINDOW, TILES, progress=False)
+    shutil.copy(tmp_path / "killed/phantom_00.npz", tmp_path)  # what a killed process left of shard 1
+    before = snapshot(tmp_path)["phantom_00.npz"]
+    rows = encode_cases(cases, network, tmp_path, WINDOW, TILES, progress=False, shard=shard("1/2"))
+    assert [row["seconds"] is None for row in rows] == [True, False]
+    assert snapshot(tmp_path)["phantom_00.npz"] == before
+    assert len(without_seconds(tmp_path / "encode.json")) == 3
+
+
+def test_a_share_without_cases_ends_well(phantom_folder, network, tmp_path, capsys):
+    cases = find_cases(phantom_folder)[:2]
+    for part in ("3/3", "1/3", "2/3"):
+        encode_cases(cases, network, tmp_path / "codes", WINDOW, TILES, progress=False, shard=shard(part))
+    assert "shard 3/3: no case is left for it\n0 of 2 cases are done" in capsys.readouterr().out
+    assert decode_files(tmp_path / "codes", network, tmp_path / "back", TILES, progress=False, shard=shard("3/3")) == []
+
+
+def test_shards_decode_what_one_process_decodes(codes, network, tmp_path):
+    (codes / ".4321.phantom_00.npz").write_bytes(b"a file in the making")
+    decode_files(codes, network, tmp_path / "alone", TILES, progress=False)
+    for part in ("2/2", "1/2"):
+        decode_files(codes, network, tmp_path / "shared", TILES, progress=False, shard=shard(part))
+    assert without_seconds(tmp_path / "shared/decode.json") == without_seconds(tmp_path / "alone/decode.json")
+    for path in (tmp_path / "alone").glob("*.nii.gz"):
         assert (tmp_path / "shared" / path.name).read_bytes() == path.read_bytes()
 
 

@@ -1,7 +1,8 @@
 """Quantizers: from continuous latents to integer codes, all behind one interface.
 
 ``forward`` gives :class:`Quantized`; ``quantize`` and ``embed`` go to codes and back; ``step`` follows each optimizer
-step; ``num_embeddings`` and ``embedding_dim`` tell the size, ``config`` how to build it again.
+step, and with several ranks ``begin_step`` comes before it; ``num_embeddings`` and ``embedding_dim`` tell the size,
+``config`` how to build it again.
 """
 
 from ctpa_vqgan.networks.quantizers.factory import make_quantizer

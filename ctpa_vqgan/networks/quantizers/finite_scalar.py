@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ctpa_vqgan.networks.quantizers.result import Quantized, float32_or_better
+from ctpa_vqgan.networks.quantizers.result import Quantized
+from ctpa_vqgan.precision import float32_or_better
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -92,6 +93,9 @@ class FiniteScalarQuantizer(nn.Module):
         """Codes [B, h, w, d] -> their vectors [B, E, h, w, d]."""
         digits = [embedding_indices // step % number for number, step in self._digits()]
         return torch.stack([row[digit] for row, digit in zip(self.table, digits)], dim=1)
+
+    def begin_step(self, patches_before: int = 0) -> None:
+        """Nothing to prepare."""
 
     def step(self) -> None:
         """Nothing to do after an optimizer step: there is no codebook to move."""

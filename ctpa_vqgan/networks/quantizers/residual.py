@@ -99,6 +99,11 @@ class ResidualQuantizer(nn.Module):
         size = self.first.num_embeddings
         return self.first.embed(embedding_indices // size) + self.second.embed(embedding_indices % size)
 
+    def begin_step(self, patches_before: int = 0) -> None:
+        """See :meth:`VectorQuantizer.begin_step`."""
+        self.first.begin_step(patches_before)
+        self.second.begin_step(patches_before)
+
     @torch.no_grad()
     def step(self) -> None:
         """Apply what both books collected since the last call; the second book is made when the first is.

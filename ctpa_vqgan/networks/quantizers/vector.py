@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ctpa_vqgan.networks.quantizers.result import Quantized, float32_or_better
+from ctpa_vqgan import ranks
+from ctpa_vqgan.networks.quantizers.result import Quantized
+from ctpa_vqgan.precision import float32_or_better
 
 INITIALIZATIONS = ("kmeans", "data", "random")
 # What only training needs: left out of inference weights, and set to a fresh start where a state_dict has none of it.
@@ -35,7 +37,9 @@ class VectorQuantizer(nn.Module):
     EMA codebook: van den Oord et al. 2017, arXiv 1711.00937, appendix A.1. l2-normalised codes of low dimension:
     Yu et al. 2022, arXiv 2110.04627. Restart of dead codes: Dhariwal et al. 2020, arXiv 2005.00341.
 
-    All state lies in buffers, so a state_dict restores a run completely. Arithmetic is float32 (or float64 for float64
+    All state lies in buffers, so a state_dict restores a run completely. Ranks that train together add up what they saw
+    at each :meth:`step`, so their codebooks are one to the last bit, and that of a single rank with all the patches to
+    rounding. Arithmetic is float32 (or float64 for float64
     latents) also inside autocast.
 
     Args:
@@ -119,6 +123,7 @@ class VectorQuantizer(nn.Module):
         # float64, so that the order in which micro-batches arrive is lost in rounding
         self.register_buffer("ema_pending_count", torch.zeros(num_embeddings, dtype=torch.float64))
         self.register_buffer("ema_pending_sum", torch.zeros(num_embeddings, embedding_dim, dtype=torch.float64))
+        self._patches_before, self._at_begin = 0, (0, 0)  # see begin_step
 
     def forward(self, encodings: torch.Tensor) -> Quantized:
         """Latents [B, E, h, w, d] -> :class:`Quantized`; collects statistics in training mode with gradients on."""
@@ -169,12 +174,23 @@ class VectorQuantizer(nn.Module):
         self.num_steps.copy_(first.num_steps)
         self._initialize()
 
+    def begin_step(self, patches_before: int = 0) -> None:
+        """Tell a rank of several which patches of a step it has; needed before the step's first forward pass.
+
+        Args:
+            patches_before: patches of this step that lower ranks have; all are of one size.
+        """
+        self._patches_before = patches_before
+        self._at_begin = int(self.num_patches), int(self.num_in_reservoir)
+
     @torch.no_grad()
     def step(self) -> None:
-        """Apply what was collected since the last call: initialisation, moving averages, restarts.
+        """Apply what was collected since the last call, by all ranks: initialisation, moving averages, restarts.
 
         Call it once per optimizer step. Does nothing if no training forward happened since.
         """
+        if ranks.are_many():
+            self._share()
         if not self.ema_pending_count.any():
             return
         self.num_steps += 1
@@ -221,14 +237,34 @@ class VectorQuantizer(nn.Module):
         flat = _flat(latents)
         self.ema_pending_count += torch.bincount(codes.flatten(), minlength=self.num_embeddings)
         self.ema_pending_sum.index_add_(0, codes.flatten(), flat.double())
-        size = len(self.reservoir)
         for patch in latents:
             rows = patch.flatten(1).T
-            draw = torch.randperm(len(rows), generator=self._generator(self.num_patches))[: self.latents_per_patch]
-            place = (self.num_in_reservoir + torch.arange(len(draw), device=rows.device)) % size
-            self.reservoir[place] = rows[draw.to(rows.device)].to(self.reservoir.dtype)
+            generator = self._generator(self.num_patches + self._patches_before)
+            draw = torch.randperm(len(rows), generator=generator)[: self.latents_per_patch]
+            start = self.num_in_reservoir + self._patches_before * len(draw)
+            self._write(rows[draw.to(rows.device)].to(self.reservoir.dtype), start)
             self.num_in_reservoir += len(draw)
             self.num_patches += 1
+
+    def _write(self, rows: torch.Tensor, start: int | torch.Tensor) -> None:
+        """Put rows [N, E] into the reservoir, of which ``start`` are older."""
+        self.reservoir[(start + torch.arange(len(rows), device=rows.device)) % len(self.reservoir)] = rows
+
+    def _share(self) -> None:
+        """Bring together what the ranks collected: sums, and the samples of their patches in the patches' order."""
+        ranks.add(self.ema_pending_count)
+        ranks.add(self.ema_pending_sum)
+        patches_at_begin, start = self._at_begin
+        patches, rows = int(self.num_patches) - patches_at_begin, int(self.num_in_reservoir) - start
+        patches, rows, before = ranks.gather_numbers(patches, rows, self._patches_before)
+        per_patch = max(rows) // max(1, max(patches))
+        size, mine = len(self.reservoir), rows[ranks.Shard.of_group().index]
+        last = start + self._patches_before * per_patch + torch.arange(mine, device=self.reservoir.device)[-size:]
+        samples = ranks.gather_rows(self.reservoir[last % size], [min(size, number) for number in rows])
+        for sample, number, patches_before in zip(samples, rows, before):
+            self._write(sample, start + patches_before * per_patch + number - len(sample))
+        self.num_patches.fill_(patches_at_begin + sum(patches))
+        self.num_in_reservoir.fill_(start + sum(rows))
 
     def _generator(self, number: torch.Tensor) -> torch.Generator:
         """A generator on the CPU (the same draws on every device) that depends on the seed and a counter alone."""
