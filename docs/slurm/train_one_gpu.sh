@@ -1,6 +1,6 @@
 #!/bin/bash
 # Train on one GPU of a SLURM cluster, over as many jobs' time as it takes:
-#   sbatch docs/slurm_train.sh DATA OUTPUT [more words for `python -m ctpa_vqgan train`]
+#   sbatch docs/slurm/train_one_gpu.sh DATA OUTPUT [more words for `python -m ctpa_vqgan train`]
 # What happens, and how to try it without a cluster: docs/slurm.md
 #SBATCH --job-name=ctpa_vqgan
 #SBATCH --gres=gpu:1
@@ -18,10 +18,11 @@
 
 set -euo pipefail
 if (($# < 2)); then
-    echo "usage: sbatch docs/slurm_train.sh DATA OUTPUT [more words for train]" >&2
+    echo "usage: sbatch docs/slurm/train_one_gpu.sh DATA OUTPUT [more words for train]" >&2
     exit 2
 fi
 
 # The same command each time: with checkpoints in OUTPUT it goes on from the last one. Without srun, SLURM would send
-# the signal to nobody: it goes to steps, not to this script.
-srun python -m ctpa_vqgan train --data "$1" --output "$2" "${@:3}"
+# the signal to nobody: it goes to steps, not to this script. Since SLURM 22.05 a step has one core if not told.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+    python -m ctpa_vqgan train --data "$1" --output "$2" "${@:3}"
