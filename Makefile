@@ -28,8 +28,10 @@ model: install
 		--trained-on "$$($(BIN)/python -c 'import ctpa_vqgan.bundle as b, ctpa_vqgan.provenance as p; \
 			print(p.hardware(b.default_device()))')"
 
+# files of tests side by side, one core each, the dear ones of tests/benchmarks first; a fixture is made once, as a file
+# stays in one process
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # long campaigns, less than an hour: faults put into trainings (writes docs/reliability.md), exact tiles over random
 # networks and a million codes, memory over long volumes

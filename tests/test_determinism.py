@@ -133,7 +133,9 @@ def test_the_search_finds_each_operation_of_pytorchs_list(operation):
 
 
 @pytest.mark.parametrize(
-    "count", [lambda x: torch.bincount(x, weights=torch.ones(3)), lambda x: torch.histc(x.float())], ids=str
+    "count",
+    [lambda x: torch.bincount(x, weights=torch.ones(3)), lambda x: torch.histc(x.float())],
+    ids=["bincount with weights", "histc"],
 )
 def test_the_search_finds_those_without_a_backward_pass_too(count):
     with Called() as called:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+# every training loads it, for a second: here once instead of in each process that a campaign forks
+import_module("torch._inductor")
 
 
 @pytest.fixture(scope="session")

@@ -347,14 +347,14 @@ def test_settings_that_do_not_fit_are_refused(kwargs, message):
 # -- the property that matters -----------------------------------------------------------------------------------------
 
 
-def test_a_collapsed_codebook_fills_up_within_500_steps():
+def test_a_collapsed_codebook_fills_up_within_300_steps():
     """From 512 equal codes to 95 % usage and a perplexity of half the codebook, over body tokens.
 
     Counted in evaluation, on 256 random patches after training: one codebook then stands behind all counts. Over the
     last steps of training the codes move while they are counted, which flatters usage. The seeds 0 to 3 of the network
-    were seen to give 95, 98, 96 and 100 %.
+    were seen to give 98, 98, 97 and 99 %, and 0.2 % where no code is restarted.
     """
-    num_embeddings, side, patch, steps = 512, 96, 32, 500
+    num_embeddings, side, patch, steps = 512, 96, 32, 300
     volume = torch.as_tensor(make_phantom((side,) * 3, (3.75,) * 3, seed=3)[0]).float().clamp(-1000, 1000) / 1000
     generator = torch.Generator().manual_seed(1)
 
@@ -371,7 +371,7 @@ def test_a_collapsed_codebook_fills_up_within_500_steps():
     assert network.index_quantize(patches(1)).unique().numel() == 1
 
     for _ in range(steps):
-        batch = patches(2)
+        batch = patches(1)
         result = network.autoencode(batch)
         loss = torch.nn.functional.l1_loss(result.reconstruction, batch) + 0.25 * result.commitment
         optimizer.zero_grad()
