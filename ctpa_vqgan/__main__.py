@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from ctpa_vqgan import __version__
-from ctpa_vqgan.cli.workflows import WORKFLOWS, find_bundle, run_workflow
+from ctpa_vqgan.cli.workflows import SHARED, WORKFLOWS, find_bundle, run_workflow
 from ctpa_vqgan.errors import Stopped, UserError, printable, user_error
+from ctpa_vqgan.rendezvous import is_first_to_say
 
 BUNDLE_HELP = "folder of the bundle, if it is not the one of the source tree"
 RESUMES = {
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cause = user_error(error)
         if cause is None:
             raise
-        print(f"error: {printable(str(cause))}", file=sys.stderr)
+        told = printable(str(cause))
+        if is_first_to_say(told):
+            print(f"error: {told}", file=sys.stderr)
         return getattr(cause, "exit_code", 1)
 
 
@@ -60,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--val-fraction", type=float, default=0.1, help="share of the patients held out")
     prepare.add_argument("--seed", type=int, default=0, help="of the division into training and validation")
     prepare.add_argument("--patients", metavar="CSV", help="columns file and patient, where DICOM does not tell")
+    prepare.add_argument(
+        "--shard", metavar="I/N", help="a part of the volumes, such as 1/4, for array jobs; the last joins all parts"
+    )
     prepare.set_defaults(function=_prepare, name="prepare")
     for name, workflow in WORKFLOWS.items():
         command = commands.add_parser(
@@ -82,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
                 const="sweep",
                 help="compare overlaps, blending and windows on the first case instead, and suggest a setting",
             )
+        if name in SHARED:
+            command.add_argument(
+                "--shard",
+                metavar="I/N",
+                help="part I of N of the cases, counted from 1, for array jobs; torchrun's ranks share by themselves",
+            )
         if name == "encode":
             command.add_argument(
                 "--max-error-hu", type=int, metavar="E", help="bound the error of every voxel; 0 is lossless"
@@ -99,12 +111,20 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--bundle", help=BUNDLE_HELP)
     verify.add_argument("--write", action="store_true", help="write the manifest anew, after a change that was meant")
     verify.set_defaults(function=_verify, name="verify")
-    plan = commands.add_parser("plan", help="foretell memory, steps, disk and time of a training")
+    plan = commands.add_parser("plan", help="foretell memory, steps, disk, network and time of a training")
     plan.add_argument("--data", help="what will be trained on; only headers are read")
     plan.add_argument("--num-volumes", type=int, default=1349, help="volumes of 512 x 512 x 604 voxels, without --data")
     plan.add_argument("--overlay", action="append", default=[], metavar="FILE", help="one more config file")
     plan.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="override one knob")
     plan.add_argument("--device-gb", type=float, default=24.0, metavar="GB", help="memory of the device to train on")
+    plan.add_argument("--world-size", type=int, default=1, metavar="N", help="ranks that train together, a GPU each")
+    plan.add_argument(
+        "--network-gbit",
+        type=float,
+        default=10.0,
+        metavar="GBIT",
+        help="Gbit/s between ranks, each way; 10 if not given",
+    )
     plan.add_argument("--calibrate", action="store_true", help="try a few steps on this machine, for the time")
     plan.add_argument("--json", metavar="FILE", help="write the numbers here too")
     plan.add_argument("--bundle", help=BUNDLE_HELP)
@@ -129,6 +149,9 @@ def _workflow(options: argparse.Namespace) -> None:
     own["labels"] = getattr(options, "labels", None)
     if own["labels"] is not None and options.name == "sweep":
         raise UserError("--labels: --sweep measures no structures; leave it out, or evaluate without --sweep")
+    own["shard"] = getattr(options, "shard", None)
+    if own["shard"] is not None and options.name == "sweep":
+        raise UserError("--shard: --sweep looks at one case; leave it out, or evaluate without --sweep")
     own = {knob: json.dumps(value) for knob, value in own.items() if value is not None}  # a path may look like YAML
     run_workflow(
         options.name,
@@ -162,10 +185,16 @@ def _prepare(options: argparse.Namespace) -> int:
     from ctpa_vqgan.prepare import prepare
 
     settings = {"workers": options.workers, "val_fraction": options.val_fraction, "seed": options.seed}
-    result = prepare(options.input, options.output, patients=options.patients, **settings)
+    result = prepare(options.input, options.output, patients=options.patients, shard=options.shard, **settings)
     cases = "1 case" if len(result.accepted) == 1 else f"{len(result.accepted)} cases"
-    print(f"{cases} accepted, {len(result.refused)} refused: see {options.output}/report.md")
-    return 3 if result.refused else 0
+    told = f"{cases} accepted, {len(result.refused)} refused"
+    if not result.missing:
+        print(f"{told}: see {options.output}/report.md")
+    elif options.shard:  # torchrun's processes wait for the last one, which tells of all
+        count, missing = result.shard.count, ", ".join(map(str, result.missing))
+        told = f"shard {result.shard}: {told}; {count - len(result.missing)} of {count} shards are done"
+        print(f"{told}, the last to end makes the data set (missing: {missing})")
+    return 3 if result.any_refused else 0
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -180,6 +209,8 @@ def _plan(options: argparse.Namespace) -> None:
         device_gb=options.device_gb,
         num_volumes=options.num_volumes,
         calibrate=options.calibrate,
+        world_size=options.world_size,
+        network_gbit=options.network_gbit,
     )
 
 

@@ -17,8 +17,10 @@ from ctpa_vqgan.handlers import inference_weights
 from ctpa_vqgan.inferers.memory import LiveBytes
 from ctpa_vqgan.plan import StepMemory, make_plan, step_memory
 from ctpa_vqgan.plan import config as config_module
+from ctpa_vqgan.plan import run as run_module
 from ctpa_vqgan.plan.config import TrainingConfig
 from ctpa_vqgan.plan.memory import RandomBatches, make_parts, make_trainer
+from ctpa_vqgan.plan.trial import Trial
 
 TINY = [
     "device=cpu",
@@ -218,6 +220,58 @@ def test_without_data_typical_volumes_are_assumed(counted_easily):
     assert random["patches_per_epoch"] == grid["patches_per_epoch"] == 18 * 54
 
 
+def test_ranks_share_the_patches_of_a_step_and_keep_the_steps(counted_easily):
+    settings = [*TINY, "batch_size=5", "num_samples=4", "max_epochs=2", "micro_batch_size=4"]
+    one, three = (make_plan(settings=settings, num_volumes=5, world_size=number) for number in (1, 3))
+    assert one["amount"] == three["amount"]
+    assert three["amount"]["steps"] == 2 * 4  # 4 x 4 patches by fives
+    assert three["ranks"]["patches_per_step"] == 2
+    # 2, 2 and 1 patches in three steps, then one rank has the last patch
+    assert three["ranks"]["share_at_work"] == 16 / (3 * 7)
+    assert (one["ranks"]["share_at_work"], one["ranks"]["sent_per_epoch"]) == (1, 0)
+
+
+def test_a_rank_needs_memory_for_its_own_patches_and_for_the_others(monkeypatch):
+    asked = []
+
+    def easily(parser, *rest):
+        asked.append(parser["batch_size"])
+        return StepMemory(0, 0, 0, 0, 0, 1000)
+
+    monkeypatch.setattr(config_module, "step_memory", easily)
+    plan = make_plan(settings=[*TINY, "batch_size=5"], num_volumes=2, world_size=2)
+    assert asked == [3]
+    parts = make_parts(TrainingConfig(settings=TINY).parser())
+    buckets = sum(w.nbytes for part in (parts.network, parts.discriminator) for w in part.parameters())
+    assert plan["memory"]["ranks"] == buckets + plan["ranks"]["traffic"][-1]["reservoir"]
+    assert plan["memory"]["peak"] == 1000 + plan["memory"]["ranks"]
+
+
+def test_time_of_ranks_is_their_share_of_the_patches_and_the_sending(counted_easily, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "try_steps", lambda *given: Trial("a device", 6.0, None))
+    words = [word for s in [*TINY, *WITHOUT, "batch_size=6"] for word in ("--set", s)]
+    plan = make_plan(settings=words[1::2], num_volumes=2, world_size=2, calibrate=True, network_gbit=0.001)
+    sending = plan["ranks"]["traffic"][0]["sent_per_rank"] * 8 / 1e6
+    (trial,) = plan["trials"]
+    assert trial["seconds_of_ranks"] == pytest.approx(3 + sending)
+    assert plan["efficiency"] == pytest.approx(6 / (2 * (3 + sending)))
+    assert plan["days"] == pytest.approx((3 + sending) * plan["amount"]["steps"] / 86400)
+    options = ["--num-volumes", "2", "--world-size", "2", "--network-gbit", "0.001", "--calibrate"]
+    assert main(["plan", *words, *options]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert f"of the ranks {3 + sending:.3g} s by formula: its patches, then sending" in lines
+    assert f"time of sending per step {sending:.3g} s at 0.001 Gbit/s, assumed" in lines
+    assert any(line.startswith(f"efficiency {plan['efficiency']:.1%}") for line in lines)
+
+
+def test_discriminators_add_to_the_traffic_when_they_join(counted_easily):
+    plan = make_plan(settings=[*TINY, "batch_size=2"], num_volumes=2, world_size=2)
+    alone, joined = plan["ranks"]["traffic"]
+    assert alone["discriminator_gradients"] == 0
+    assert joined["sent_per_rank"] - alone["sent_per_rank"] == joined["discriminator_gradients"] > 0
+    assert plan["ranks"]["sent_per_epoch"] == joined["sent_per_rank"] * plan["amount"]["steps_per_epoch"]
+
+
 def test_discriminators_count_only_if_the_run_is_long_enough_for_them(counted_easily):
     short = make_plan(settings=[*TINY, "adversarial_start=1000000", "max_epochs=1"], num_volumes=2)
     unwanted = make_plan(settings=[*TINY, *WITHOUT], num_volumes=2)
@@ -264,6 +318,9 @@ def test_the_command_prints_and_writes_and_times_real_steps(calibrated):
         (["--set", "patch_size=[16,16,16]"], "the discriminators need sides"),
         (["--device-gb", "0"], "--device-gb"),
         (["--num-volumes", "1"], "--num-volumes"),
+        (["--world-size", "0"], "--world-size: expected at least 1 rank, found 0"),
+        (["--world-size", "5"], "batch_size: expected at least a patch for each of 5 ranks"),
+        (["--network-gbit", "0"], "--network-gbit: expected Gbit/s above 0, found 0"),
         (["--data", "nowhere"], "no such file or folder"),
         (["--overlay", "nope.yaml"], "nope.yaml: no such config file"),
         (["--set", "val_fraction=1.5"], "val_fraction: expected at least 0 and less than 1"),

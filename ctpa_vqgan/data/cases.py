@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from ctpa_vqgan.data.walk import find_volumes
 from ctpa_vqgan.errors import UserError
 
 DATALIST = "dataset.json"
+EXPECTED = "expected a MONAI datalist {'training': [{'image': FILE}], 'validation': [...]}"
 JOURNAL = "sources.jsonl"  # of a data set that prepare is making
 MAX_NAME_BYTES = 160  # of 255 that a file's name may have: suffixes and the temporary name come on top
 Case = dict[str, Any]
@@ -50,9 +52,11 @@ def find_cases(source: str | Path, section: str | None = None) -> list[Case]:
     datalist = source if source.suffix == ".json" else source / DATALIST
     if datalist.is_file():
         files = _listed(datalist, section)
+        if not files and section is None:
+            raise UserError(f"{datalist}: {EXPECTED}, found no file in any list; write the files to train on into it")
         if not files:
             raise UserError(f"{source}: section {section!r} is empty")
-        return _named([(str(path), str(path)) for path in files])
+        return _named([(path, path) for path in files])
     if (source / JOURNAL).is_file():
         raise UserError(f"{source}: expected a {DATALIST}, found none: prepare did not finish here; run it again")
     found = find_volumes([source], _unpacking_folder)
@@ -73,9 +77,9 @@ def _named(images: Sequence[tuple[str | tuple[str, ...], str]]) -> list[Case]:
     Args:
         images: what is read, and its path as the user knows it.
     """
-    paths = [Path(shown).parent / (case_name(shown) or "case") for _, shown in images]
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        names = [safe_name("_".join(part.strip("/") for part in path.parts[-depth:])) for path in paths]
+    paths = [(*Path(shown).parent.parts, case_name(shown) or "case") for _, shown in images]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = [safe_name("_".join(part.strip("/") for part in path[-depth:])) for path in paths]
         if len(set(names)) == len(set(paths)):
             break
     first: dict[str, str] = {}
@@ -102,6 +106,7 @@ def safe_name(name: str) -> str:
     return f"{tame.encode()[: MAX_NAME_BYTES - 13].decode(errors='ignore') or 'case'}-{digest}"
 
 
+@functools.lru_cache(4096)
 def _is_separator(character: str) -> bool:
     return not {"/", "\\"}.isdisjoint(unicodedata.normalize("NFKC", character))
 
@@ -155,7 +160,7 @@ def _share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def _listed(datalist: Path, section: str | None) -> list[Path]:
+def _listed(datalist: Path, section: str | None) -> list[str]:
     try:
         content = json.loads(datalist.read_text())
         items = (
@@ -163,12 +168,9 @@ def _listed(datalist: Path, section: str | None) -> list[Path]:
             if section
             else [item for part in content.values() if isinstance(part, list) for item in part]
         )
-        return [datalist.parent / _path(item if isinstance(item, str) else item["image"]) for item in items]
+        return [str(datalist.parent / _path(item if isinstance(item, str) else item["image"])) for item in items]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{datalist}: expected a MONAI datalist {{'training': [{{'image': FILE}}], 'validation': [...]}} "
-            f"({type(error).__name__}: {error})"
-        ) from error
+        raise UserError(f"{datalist}: {EXPECTED} ({type(error).__name__}: {error})") from error
 
 
 def _path(name: str) -> str:

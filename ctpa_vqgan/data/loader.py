@@ -197,6 +197,7 @@ class PatchLoader(DataLoader):
         self.collate_fn = functools.partial(collate_and_rest, collate=collate)
         self.worker_init_fn = functools.partial(begin, board=board)
         before = self.dataset.start
+        self.dataset.epoch_order(start // self.dataset.num_patches)  # made here, forked processes share it
         # what is set now, the processes to be made have
         self.dataset.start, self.dataset.shared = start, shared if forked else None
         try:

@@ -9,6 +9,7 @@ middle of a run is replaced by another, by (seed, n) again. The ranks of a train
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -336,7 +337,8 @@ class GridPatches(_Patches, GridPatchDataset):
         cases, self.patch_size, self.batch_size = list(data), tuple(patch_size), batch_size
         self.padding = PadWithAird(keys=IMAGE, spatial_size=patch_size)
         sizes, bad = _sizes(cases)
-        self.windows = [grid_windows(size, patch_size, stride) if size else [] for size in sizes]
+        windows_of = functools.cache(lambda size: grid_windows(size, patch_size, stride))  # one list for equal volumes
+        self.windows = [windows_of(size) if size else [] for size in sizes]
         counts = [len(windows) for windows in self.windows]
         _Patches.__init__(self, cases, loading, transform, seed, volumes_in_memory, counts)
         self.unreadable.update(bad)

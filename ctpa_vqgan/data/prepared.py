@@ -56,13 +56,19 @@ def is_prepared(path: str | os.PathLike) -> bool:
     return _read_header(path) is not None
 
 
+def shape_if_prepared(path: str | os.PathLike) -> tuple[int, int, int] | None:
+    """Size [X, Y, Z] of a prepared volume; None for anything else. Opens the file once, and raises nothing."""
+    header = _read_header(path)
+    return None if header is None else _shape(header)
+
+
 def prepared_shape(path: str | os.PathLike) -> tuple[int, int, int]:
     """Size [X, Y, Z] of a prepared volume, from its header.
 
     Raises:
         BadVolume: if it is none.
     """
-    return tuple(int(side) for side in _checked_header(path)["dim"][1:4])
+    return _shape(_checked_header(path))
 
 
 def map_prepared(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -112,6 +118,10 @@ def _read_header(path: str | os.PathLike) -> np.void | None:
     ours = {"sizeof_hdr": 348, "magic": b"n+1", "datatype": 4, "scl_slope": 1, "scl_inter": 0, "vox_offset": 352}
     volume = header["dim"][0] == 3 and (header["dim"][1:4] > 0).all()
     return header if header["descrip"] == MARK and told == ours and volume else None
+
+
+def _shape(header: np.void) -> tuple[int, int, int]:
+    return tuple(int(side) for side in header["dim"][1:4])
 
 
 def _checked_header(path: str | os.PathLike) -> np.void:

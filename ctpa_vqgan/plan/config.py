@@ -16,6 +16,7 @@ from ctpa_vqgan.cli.knobs import checked, known_knobs, parse_setting, read_yaml
 from ctpa_vqgan.cli.workflows import find_bundle
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.plan.memory import StepMemory, step_memory
+from ctpa_vqgan.plan.traffic import StepTraffic, patches_per_rank, step_traffic
 
 
 class TrainingConfig:
@@ -25,12 +26,20 @@ class TrainingConfig:
         overlays: config files of a few knobs.
         settings: ``knob=value``, the last word.
         bundle: folder of the bundle.
+        world_size: number of ranks that train together.
 
     Raises:
-        UserError: a key, file or value that does not fit.
+        UserError: a key, file or value that does not fit, or more ranks than patches in a step.
     """
 
-    def __init__(self, overlays: Sequence[str] = (), settings: Sequence[str] = (), bundle: str | None = None) -> None:
+    def __init__(
+        self,
+        overlays: Sequence[str] = (),
+        settings: Sequence[str] = (),
+        bundle: str | None = None,
+        world_size: int = 1,
+    ) -> None:
+        self.world_size = world_size
         self.root = find_bundle(bundle)
         train = self.root / "configs/train.yaml"
         known = known_knobs([train])
@@ -44,7 +53,9 @@ class TrainingConfig:
         self.device = None if given == known["device"] else _device(given)
         self.device_type = self.device.type if self.device else "cuda"
         self.check()
-        precision = self.parser()["precision"]
+        parser = self.parser()
+        self.patches_per_rank = patches_per_rank(parser["batch_size"], world_size)
+        precision = parser["precision"]
         bf16 = self.device_type == "cuda" if precision == "auto" else precision == "bf16"
         self.precision = "bf16" if bf16 else "float32"
 
@@ -67,11 +78,30 @@ class TrainingConfig:
         self.parser(**knobs).get_parsed_content("checks")
 
     def memory(self, discriminators: bool, precision: str | None = None, **knobs: Any) -> StepMemory:
-        """Of a step in this precision with some knobs otherwise."""
-        parser = self.parser(**knobs)
+        """Of a step of one rank in this precision with some knobs otherwise."""
+        parser = self.parser(batch_size=self.patches_per_rank, **knobs)
         if discriminators:
             check_discriminators(parser["patch_size"], parser["discriminator_layers"], parser["loss_weights"])
-        return step_memory(parser, self.device_type, precision or self.precision, discriminators)
+        memory = step_memory(parser, self.device_type, precision or self.precision, discriminators)
+        ranks = self._ranks_memory(**knobs) if self.world_size > 1 else 0
+        return memory._replace(peak=memory.peak + ranks, ranks=ranks)
+
+    def traffic(self, discriminators: bool, **knobs: Any) -> StepTraffic:
+        """Between the ranks in a step, with some knobs otherwise."""
+        parser = self.parser(**knobs)
+        network, critics = (parser.get_parsed_content(name) for name in ("network", "discriminator"))
+        patch_size, batch_size = parser["patch_size"], parser["batch_size"]
+        return step_traffic(network, critics if discriminators else None, patch_size, batch_size, self.world_size)
+
+    def _ranks_memory(self, **knobs: Any) -> int:
+        """Bytes of a copy of all gradients (buckets), those of the discriminators too, and of gathered latents.
+
+        The statistics of the codebook are summed where they lie.
+        """
+        parser = self.parser(**knobs)
+        modules = [parser.get_parsed_content(name) for name in ("network", "discriminator")]
+        learnt = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+        return sum(weight.nbytes for weight in learnt) + self.traffic(False, **knobs).gathered
 
     def needed(self, memory: StepMemory) -> int:
         """Bytes that the device must have."""

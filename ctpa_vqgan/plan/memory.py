@@ -34,6 +34,7 @@ class StepMemory(NamedTuple):
     ema: int
     activations: int  # saved for the backward pass of the network with one micro-batch
     peak: int  # most at once, with a batch and its reconstruction
+    ranks: int = 0  # what working with others adds: DistributedDataParallel's buckets, and what is gathered; by formula
 
     @property
     def device_bytes(self) -> int:

@@ -10,6 +10,8 @@ GIB = 2**30
 def plan_page(plan: dict[str, Any]) -> str:
     """What :func:`~ctpa_vqgan.plan.run.make_plan` found, one line each."""
     sections = [_training(plan), _memory(plan), _disk(plan), _time(plan)]
+    if plan["ranks"]["world_size"] > 1:
+        sections.insert(3, _network(plan))
     return "\n\n".join(f"{title}\n" + "\n".join(_line(*row) for row in rows) for title, rows in sections)
 
 
@@ -32,6 +34,18 @@ def _training(plan: dict[str, Any]) -> tuple[str, list[tuple]]:
         ("steps per epoch", f"{amount['steps_per_epoch']:,}", f"batch_size {knobs['batch_size']}"),
         ("steps in all", f"{amount['steps']:,}", f"{knobs['max_epochs']} epochs"),
         ("discriminators", "join" if plan["discriminators"] else "never join", _joining(plan)),
+        *_sharing(plan["ranks"]),
+    ]
+
+
+def _sharing(ranks: dict[str, Any]) -> list[tuple]:
+    if ranks["world_size"] == 1:
+        return []
+    waiting = 1 - ranks["share_at_work"]
+    return [
+        ("ranks", f"{ranks['world_size']:,}", "a device each; as many steps as one rank, and the same results"),
+        ("patches of a rank and step", f"{ranks['patches_per_step']:,}", "at most"),
+        ("ranks wait", f"{waiting:.1%}", "of their time, for those with one patch more; by formula"),
     ]
 
 
@@ -42,13 +56,17 @@ def _joining(plan: dict[str, Any]) -> str:
 def _memory(plan: dict[str, Any]) -> tuple[str, list[tuple]]:
     memory, knobs, device = plan["memory"], plan["knobs"], plan["device"]
     rows = [(name, gib(memory[name])) for name in ("weights", "gradients", "optimizer", "ema")]
+    world_size = plan["ranks"]["world_size"]
+    if world_size > 1:
+        rows.append(("for the other ranks", gib(memory["ranks"]), "buckets of gradients, gathered latents; by formula"))
     rows += [
         ("activations kept", gib(memory["activations"]), f"for micro_batch_size {knobs['micro_batch_size']}"),
         ("peak", gib(memory["peak"]), "counted on shapes, everything above included"),
     ]
     if device["type"] == "cuda":
         rows.append(("needed on a device", gib(memory["device_bytes"]), "with CUDA's own and gaps, assumed"))
-    title = f"Memory of training ({plan['precision']}, {device['type']} with {device['gb']:g} GB)"
+    who = "each rank" if world_size > 1 else "training"
+    title = f"Memory of {who} ({plan['precision']}, {device['type']} with {device['gb']:g} GB)"
     if memory["fits"]:
         rows.append(("fits", "yes"))
     else:
@@ -72,14 +90,46 @@ def _disk(plan: dict[str, Any]) -> tuple[str, list[tuple]]:
     ]
 
 
+def _network(plan: dict[str, Any]) -> tuple[str, list[tuple]]:
+    ranks = plan["ranks"]
+    sent = ranks["traffic"][-1]
+    joined = "with discriminators" if sent["discriminators"] else "without discriminators"
+    names = {
+        "gradients": ("gradients", "summed, as float64"),
+        "discriminator_gradients": ("gradients of discriminators", "summed, as float64"),
+        "codebook": ("statistics of the codebook", "summed, as float64"),
+        "code_counts": ("counts of codes", "summed"),
+        "code_list": ("codes that occurred", "gathered, at most"),
+        "reservoir": ("latents for restarts", "gathered"),
+    }
+    rows = [(name, gib(sent[key]), remark) for key, (name, remark) in names.items() if sent[key]]
+    rows += [
+        ("sent by a rank per step", gib(sent["sent_per_rank"]), "and as much received"),
+        ("sent by a rank per epoch", gib(ranks["sent_per_epoch"])),
+        ("time of sending per step", f"{sent['seconds']:.3g} s", f"at {ranks['network_gbit']:g} Gbit/s, assumed"),
+    ]
+    return f"Network per step of {ranks['world_size']} ranks ({joined}; all by formula)", rows
+
+
 def _time(plan: dict[str, Any]) -> tuple[str, list[tuple]]:
     rows: list[tuple] = []
+    ranks = plan["ranks"]
     for trial in plan["trials"]:
         phase = "with discriminators" if trial["discriminators"] else "without discriminators"
-        rows.append((f"step {phase}", f"{trial['seconds']:.3g} s", f"{trial['steps']:,} of them, on {trial['device']}"))
+        how = f"{trial['steps']:,} of them, measured on {trial['device']}"
+        rows.append((f"step {phase}", f"{trial['seconds']:.3g} s", how))
+        if ranks["world_size"] > 1:
+            rows.append(
+                ("  of the ranks", f"{trial['seconds_of_ranks']:.3g} s", "by formula: its patches, then sending")
+            )
     if not rows:
         return "Time", [("not measured", "", "--calibrate tries a few steps on this machine")]
+    if ranks["world_size"] > 1:
+        rows.append(("one rank in all", f"{plan['days_of_one_rank']:.3g} days"))
     rows.append(("in all", f"{plan['days']:.3g} days", "without loading that is too slow, and validation"))
+    if ranks["world_size"] > 1:
+        how = "time of one rank / (ranks x time of all); by formula"
+        rows.append(("efficiency", f"{plan['efficiency']:.1%}", how))
     return "Time", rows
 
 

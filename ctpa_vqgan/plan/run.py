@@ -26,6 +26,7 @@ KNOBS = ("patch_size", "batch_size", "micro_batch_size", "max_epochs", "adversar
 KEPT = {"keep_last": 2, "keep_best": 1}  # where the config has no such knobs
 NUM_VOLUMES = 1349
 DEVICE_GB = 24.0
+NETWORK_GBIT = 10.0  # Ethernet between machines; within one, NVLink is a hundred times faster and PCIe ten times
 
 
 def run_plan(json_file: str | None = None, **options: Any) -> None:
@@ -44,6 +45,8 @@ def make_plan(
     device_gb: float = DEVICE_GB,
     num_volumes: int = NUM_VOLUMES,
     calibrate: bool = False,
+    world_size: int = 1,
+    network_gbit: float = NETWORK_GBIT,
 ) -> dict[str, Any]:
     """Foretell a training with the bundle's train.yaml and these overlays.
 
@@ -57,6 +60,8 @@ def make_plan(
         device_gb: memory of the device, GB (10^9 bytes).
         num_volumes: of 512 x 512 x 604 voxels, at least 2.
         calibrate: try a few steps on this machine too, for the time.
+        world_size: ranks that train together, a device each. Memory and traffic are those of one rank.
+        network_gbit: Gbit/s that a rank can send, and receive meanwhile; assumed for the time of sending.
 
     Returns:
         Numbers by section; bytes, seconds and days. JSON takes it as it is.
@@ -68,9 +73,13 @@ def make_plan(
         raise UserError(f"--device-gb: expected gigabytes above 0, found {device_gb:g}")
     if num_volumes < 2:
         raise UserError(f"--num-volumes: expected at least 2, one to train on and one held out, found {num_volumes}")
+    if world_size < 1:
+        raise UserError(f"--world-size: expected at least 1 rank, found {world_size}")
+    if not 0 < network_gbit < math.inf:
+        raise UserError(f"--network-gbit: expected Gbit/s above 0, found {network_gbit:g}")
     for option, path in {"--data": data, "--bundle": bundle}.items():
         check_plain(option, path)
-    config = TrainingConfig(overlays, settings, bundle)
+    config = TrainingConfig(overlays, settings, bundle, world_size)
     if calibrate and config.device:
         config.check(device=config.device)
     amount = amount_of(config.parser(), data, num_volumes)
@@ -90,9 +99,56 @@ def make_plan(
     }
     if not plan["memory"]["fits"]:
         plan |= _mended(config, joins, limit)
-    plan["trials"] = _trials(config, joins, amount) if calibrate else []
-    plan["days"] = sum(trial["seconds"] * trial["steps"] for trial in plan["trials"]) / 86400 if calibrate else None
+    phases = _phases(first, joins, amount)
+    plan["trials"] = [_trial(config, discriminators, steps) for discriminators, steps in phases] if calibrate else []
+    plan["ranks"] = _ranks(config, phases, amount, network_gbit)
+    plan |= _time(plan)
     return plan
+
+
+def _phases(parser: ConfigParser, joins: bool, amount: Amount) -> list[tuple[bool, int]]:
+    """Whether discriminators are at work, and for how many steps."""
+    alone = min(parser["adversarial_start"], amount.steps) if joins else amount.steps
+    return [phase for phase in ((False, alone), (True, amount.steps - alone)) if phase[1]]
+
+
+def _ranks(
+    config: TrainingConfig, phases: Sequence[tuple[bool, int]], amount: Amount, network_gbit: float
+) -> dict[str, Any]:
+    """How patches are shared, and what is sent in a step of each phase; by formula."""
+    # the last batch of an epoch is smaller: some ranks have a patch less, or none, and wait
+    whole, rest = divmod(amount.patches_per_epoch, config.parser()["batch_size"])
+    busiest = whole * config.patches_per_rank + math.ceil(rest / config.world_size)
+    traffic, joined = [], config.traffic(phases[-1][0])
+    for discriminators, steps in phases:
+        sent = joined if discriminators else joined._replace(discriminator_gradients=0)
+        parts = {**sent._asdict(), "sent_per_rank": sent.sent_per_rank, "seconds": sent.seconds(network_gbit)}
+        traffic.append({"discriminators": discriminators, "steps": steps, **parts})
+    return {
+        "world_size": config.world_size,
+        "network_gbit": network_gbit,
+        "patches_per_step": config.patches_per_rank,
+        "share_at_work": amount.patches_per_epoch / (config.world_size * busiest),
+        "traffic": traffic,
+        "sent_per_epoch": traffic[-1]["sent_per_rank"] * amount.steps_per_epoch,
+    }
+
+
+def _time(plan: dict[str, Any]) -> dict[str, Any]:
+    """Of all ranks, from the trials of one: a step takes as long as the patches of a rank, and the sending after it."""
+    if not plan["trials"]:
+        return {"days_of_one_rank": None, "days": None, "efficiency": None}
+    ranks, one, many = plan["ranks"], 0.0, 0.0
+    for trial, sent in zip(plan["trials"], ranks["traffic"]):
+        share = ranks["patches_per_step"] / plan["knobs"]["batch_size"]
+        trial["seconds_of_ranks"] = trial["seconds"] * share + sent["seconds"]
+        one += trial["seconds"] * trial["steps"]
+        many += trial["seconds_of_ranks"] * trial["steps"]
+    return {
+        "days_of_one_rank": one / 86400,
+        "days": many / 86400,
+        "efficiency": one / (ranks["world_size"] * many),
+    }
 
 
 def _described(memory: StepMemory, config: TrainingConfig, limit: float) -> dict[str, Any]:
@@ -145,18 +201,12 @@ def _disk(parser: ConfigParser, discriminators: bool) -> dict[str, int]:
     }
 
 
-def _trials(config: TrainingConfig, joins: bool, amount: Amount) -> list[dict[str, Any]]:
-    """Of each phase of the training, with the number of its steps."""
-    parser = config.parser()
-    alone = min(parser["adversarial_start"], amount.steps) if joins else amount.steps
-    trials = []
-    for discriminators, steps in ((False, alone), (True, amount.steps - alone)):
-        if steps:
-            device = config.device or torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-            precision = "bf16" if uses_bf16(device, parser["precision"]) else "float32"
-            trial = try_steps(config.parser(device=device), device, precision, discriminators)
-            trials.append({**trial._asdict(), "discriminators": discriminators, "steps": steps})
-    return trials
+def _trial(config: TrainingConfig, discriminators: bool, steps: int) -> dict[str, Any]:
+    """Of a phase of the training, on this machine alone, with the number of its steps."""
+    device = config.device or torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    precision = "bf16" if uses_bf16(device, config.parser()["precision"]) else "float32"
+    trial = try_steps(config.parser(device=device), device, precision, discriminators)
+    return {**trial._asdict(), "discriminators": discriminators, "steps": steps}
 
 
 def _size(tensor: torch.Tensor) -> int:

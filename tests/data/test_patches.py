@@ -23,6 +23,7 @@ from ctpa_vqgan.data import (
 from ctpa_vqgan.data.loader import collate_patches
 from ctpa_vqgan.data.unreadable import from_texts
 from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.ranks import Shard
 
 WINDOW = (-1000.0, 1000.0)
 PATCH, STRIDE = (12, 12, 8), (9, 9, 6)
@@ -575,3 +576,47 @@ def test_training_cases_feed_the_dataset(cases, tmp_path):
         (tmp_path / f"{case['case']}.nii").symlink_to(case["image"])
     dataset = make(training_cases(tmp_path), "random")
     assert dataset.num_patches == 2 * 5, "one of three is held out"
+
+
+# -- several ranks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_ranks_share_each_batch_of_the_one_stream(cases, sampling, workers):
+    """Thirteen patches a batch; the last batch of an epoch has fewer than there are ranks."""
+    whole = epoch(make(cases, sampling, batch_size=13), number=1, batch_size=13)
+    assert len(whole[-1]["sample"]) in (1, 2)
+    shared = []
+    for index in range(3):
+        dataset = make(cases, sampling, batch_size=13)
+        loader = patch_loader(dataset, 13, workers, shard=Shard(index, 3))
+        dataset.start_at_batch(1, 0)
+        shared.append(list(loader))
+    for number, batch in enumerate(whole):
+        parts = [part[number] for part in shared]
+        assert torch.cat([part["sample"] for part in parts]).tolist() == batch["sample"].tolist()
+        assert torch.equal(torch.cat([part["image"] for part in parts]), batch["image"])
+        assert torch.equal(torch.cat([part["position"] for part in parts]), batch["position"])
+        assert [case for part in parts for case in part["case"]] == batch["case"]
+    assert {len(batches) for batches in shared} == {len(whole)}, "as many steps for every rank"
+    assert shared[2][-1]["image"].shape == (0, 1, *PATCH)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("sampling", ["random", "grid"])
+def test_another_number_of_ranks_goes_on_in_the_middle_of_an_epoch(cases, sampling, workers):
+    whole = epoch(make(cases, sampling, batch_size=3))
+    rest = []
+    for index in range(2):
+        dataset = make(cases, sampling)
+        loader = patch_loader(dataset, 3, workers, shard=Shard(index, 2))
+        dataset.start_at_batch(0, 2)
+        rest.append(list(loader))
+    for batch, first, second in zip(whole[2:], *rest, strict=True):
+        assert torch.cat([first["sample"], second["sample"]]).tolist() == batch["sample"].tolist()
+
+
+def test_more_ranks_than_patches_in_a_batch_are_refused(cases):
+    with pytest.raises(UserError, match=r"batch_size: expected at least a patch for each of 4 processes .+ found 3"):
+        patch_loader(make(cases, "random"), 3, shard=Shard(0, 4))
