@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ctpa_vqgan import __version__
 from ctpa_vqgan.cli.workflows import SHARED, WORKFLOWS, find_bundle, run_workflow
 from ctpa_vqgan.errors import Stopped, UserError, printable, user_error
-from ctpa_vqgan.rendezvous import is_first_to_say
+from ctpa_vqgan.rendezvous import has_failed, is_first_to_say
 
 BUNDLE_HELP = "folder of the bundle, if it is not the one of the source tree"
 RESUMES = {
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
     except Exception as error:
+        has_failed()
         cause = user_error(error)
         if cause is None:
             raise

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import math
 import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from ctpa_vqgan.networks.discriminators import min_side
 from ctpa_vqgan.networks.vqgan import checked_factor
 from ctpa_vqgan.precision import PRECISIONS, uses_bf16
 from ctpa_vqgan.provenance import facts
-from ctpa_vqgan.rendezvous import is_first_to_say
+from ctpa_vqgan.rendezvous import has_failed, is_first_to_say
 from ctpa_vqgan.replay import replay
 from ctpa_vqgan.rivals import CODECS
 from ctpa_vqgan.sweep import default_windows, sweep
@@ -105,7 +106,7 @@ def join_ranks(device: torch.device | str, timeout: float) -> None:
         timeout: seconds that a rank waits for the others before it gives up; validation and data count too.
 
     Raises:
-        UserError: torchrun did not start this process, or the others do not come.
+        UserError: torchrun did not start this process, there is no GPU for it, or the others do not come.
     """
     if "WORLD_SIZE" not in os.environ:
         raise UserError(
@@ -114,19 +115,29 @@ def join_ranks(device: torch.device | str, timeout: float) -> None:
         )
     if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not timeout > 0:
         raise UserError(f"rank_timeout: expected a number of seconds above 0, found {timeout!r}")
-    on_gpu = torch.device(device).type == "cuda"
-    if on_gpu:
+    device, hook = torch.device(device), sys.excepthook
+    if device.type == "cuda":
+        if device.index is None or device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"device: expected one of {torch.cuda.device_count()} GPUs of this machine for each of its processes, "
+                f"found {device} for LOCAL_RANK {os.environ.get('LOCAL_RANK')}; leave device out, and start at most as "
+                "many processes as there are GPUs (--nproc_per_node)"
+            )
         torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout)
-        )
+        torch.distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"rank {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}: could not join the others ({reason}); check "
             "the network between them (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name its interface)"
         ) from error
+    finally:
+        sys.excepthook = hook  # PyTorch puts one before it that loses the line of a user's error
+    places = ranks.gather((platform.node(), str(device)))
+    if device.type == "cuda" and len(set(places)) < len(places):
+        raise UserError(f"device: expected a GPU for each process, found {places}; leave device out under torchrun")
 
 
 def leave_ranks() -> None:
@@ -155,6 +166,7 @@ def rank_cases(dataset: Sequence) -> list[int]:
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    has_failed()
     cause = user_error(error)
     if cause is None:
         sys.__excepthook__(kind, error, trace)

@@ -132,7 +132,8 @@ class Claim:
             if not other.name.endswith(suffix):
                 self._descriptors.append(_opened(other, os.O_RDWR))
                 found = other.name.replace("_of_", "/")
-                self._lock(fcntl.LOCK_EX, path, f"shard {found} of another division works there; wait for it")
+                # shared: two that look at the same time do not take each other for its owner
+                self._lock(fcntl.LOCK_SH, path, f"shard {found} of another division works there; wait for it")
                 _close(self._descriptors.pop())
 
     def _lock(self, how: int, path: Path, refusal: str) -> None:

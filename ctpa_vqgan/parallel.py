@@ -33,7 +33,7 @@ class StepGradients:
         if ranks.are_many():
             device = self.weights[0].device
             # it means the zeros of the pass without patches
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
             self.parallel = DistributedDataParallel(_Nothing(self.weights), [device] if device.type == "cuda" else None)
             self.parallel.register_comm_hook(self._collected, _sum)
 
@@ -59,7 +59,7 @@ class StepGradients:
     def sum(self) -> None:
         """Give every parameter the gradient of the step; each rank has to call it."""
         if self.parallel is not None:
-            with torch.enable_grad():
+            with ranks.together(), torch.enable_grad():
                 self.parallel().backward()
         for weight, gradient in self._collected.items():
             # in the weight's order in memory, so that its norm does not depend on where the gradient comes from

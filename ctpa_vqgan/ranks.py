@@ -6,10 +6,11 @@ told goes over the CPU (gloo), whose connections end with the process at their o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ctpa_vqgan.errors import UserError
@@ -40,7 +41,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def of(cls, text: str | None) -> Shard:
-        """What the knob ``shard`` (``--shard``) asks for, ``"i/n"`` counted from 1; torchrun's share for None.
+        """What ``--shard`` (the knob ``shard``) asks for, ``"i/n"`` counted from 1; torchrun's share for None.
 
         Raises:
             UserError: it is no such text, or torchrun's ranks share the cases already.
@@ -48,12 +49,12 @@ class Shard(NamedTuple):
         shard = cls.of_this_process()
         if text is None:
             return shard
-        found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(text))
-        if not found or int(found[1]) > int(found[2]):
-            raise UserError(f"shard: expected part i/n counted from 1, such as 1/4, found {text!r}")
+        found = re.fullmatch(r"\s*(\d+)/(\d+)\s*", str(text))
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UserError(f"--shard: expected part i/n counted from 1, such as 1/4, found {text!r}")
         if shard.count > 1:
             raise UserError(
-                f"shard: expected none under torchrun, whose {shard.count} processes share the cases by themselves, "
+                f"--shard: expected none under torchrun, whose {shard.count} processes share the cases by themselves, "
                 f"found {text}; leave it out, or run without torchrun"
             )
         return cls(int(found[1]) - 1, int(found[2]))
@@ -72,6 +73,30 @@ class Shard(NamedTuple):
         return numbers[begin : begin + length + (self.index < longer)]
 
 
+class RankLost(UserError):
+    """What is done together cannot be: another rank has ended."""
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around what every rank has to do at the same time.
+
+    Raises:
+        RankLost: another rank has ended, or does not come in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not are_many():
+            raise
+        # without the place in the library's source, and its guesses after the first sentence
+        reason = re.sub(r"^\[[^\]]*\] ", "", str(error).strip().splitlines()[0]).partition(". ")[0][:200]
+        raise RankLost(
+            f"another rank has ended or does not answer ({reason}); what it said itself is the cause, and the same "
+            "command goes on"
+        ) from error
+
+
 def is_main() -> bool:
     """Whether this process speaks and writes for all: rank 0, or a process alone."""
     return Shard.of_this_process().index == 0
@@ -86,7 +111,16 @@ def are_many() -> bool:
 def add(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over the ranks, in place; every rank has to call it with the same shape and type."""
     if are_many():
-        _group().all_reduce(tensor)
+        with together():
+            _group().all_reduce(tensor)
+    return tensor
+
+
+def copy_of_main(tensor: torch.Tensor) -> torch.Tensor:
+    """What rank 0 has, written over what this rank has; the same shape and type everywhere."""
+    if are_many():
+        with together():
+            _group().broadcast(tensor, src=0)
     return tensor
 
 
@@ -95,7 +129,8 @@ def gather(value: T) -> list[T]:
     if not are_many():
         return [value]
     values: list[Any] = [None] * _group().get_world_size()
-    _group().all_gather_object(values, value)
+    with together():
+        _group().all_gather_object(values, value)
     return values
 
 
@@ -104,7 +139,8 @@ def to_main(value: T) -> list[T]:
     if not are_many():
         return [value]
     values: list[Any] | None = [None] * _group().get_world_size() if is_main() else None
-    _group().gather_object(value, values)
+    with together():
+        _group().gather_object(value, values)
     return values or [value]
 
 
@@ -121,7 +157,8 @@ def gather_numbers(*numbers: int) -> list[list[int]]:
 
     mine = torch.tensor(numbers, dtype=torch.int64)
     found = [torch.empty_like(mine) for _ in range(_group().get_world_size())]
-    _group().all_gather(found, mine)
+    with together():
+        _group().all_gather(found, mine)
     return torch.stack(found, dim=1).tolist()
 
 
@@ -137,7 +174,8 @@ def gather_rows(rows: torch.Tensor, lengths: Sequence[int]) -> list[torch.Tensor
     padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
     padded[: len(rows)] = rows
     found = [padded.clone() for _ in lengths]
-    _group().all_gather(found, padded)
+    with together():
+        _group().all_gather(found, padded)
     return [tensor[:length] for tensor, length in zip(found, lengths)]
 
 
@@ -152,7 +190,8 @@ def from_main(make: Callable[[], T]) -> T:
             result[0] = make()
         except Exception as problem:
             error, result[1] = problem, (getattr(problem, "exit_code", None), str(problem))
-    _group().broadcast_object_list(result, src=0)
+    with together():
+        _group().broadcast_object_list(result, src=0)
     if error is not None:
         raise error
     if result[1] is not None:

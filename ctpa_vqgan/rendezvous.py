@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
 from typing import Any
 
 POLL_SECONDS = 0.2
-DONE, REFUSED = "ctpa_vqgan/done", "ctpa_vqgan/refused"
+DONE, REFUSED, FAILED = (f"ctpa_vqgan/{word}" for word in ("done", "refused", "failed"))
 
 
 def wait_for_ranks(refused: bool = False) -> bool:
-    """Wait, without a limit, until every rank that torchrun started is done; at once without torchrun.
+    """Wait, without a limit, until every rank that torchrun started is done or has failed; at once without torchrun.
 
     As soon as one rank ends with an exit code other than 0, torchrun ends all others: a rank that has refused a volume
     would cost the others their cases. So every rank calls this as the last step of its work, and all end with the same
@@ -31,12 +32,19 @@ def wait_for_ranks(refused: bool = False) -> bool:
     try:
         store.add(REFUSED, int(refused))
         done = store.add(DONE, 1)
-        while done < number:
+        while done + store.add(FAILED, 0) < number:
             time.sleep(POLL_SECONDS)
             done = store.add(DONE, 0)
         return store.add(REFUSED, 0) > 0
     except RuntimeError:  # torchrun has gone, and with it all that there was to wait for
         return refused
+
+
+def has_failed() -> None:
+    """Tell the others that this rank will not be done: torchrun tells those of its own machine only."""
+    with contextlib.suppress(Exception):
+        if (store := _store()) is not None:
+            store.add(FAILED, 1)
 
 
 def is_first_to_say(text: str) -> bool:

@@ -394,7 +394,7 @@ class VQGANTrainer(Trainer):
         self.skipped_steps, self.bad_in_a_row = self.skipped_steps + 1, self.bad_in_a_row + 1
         told = (
             f"iteration {self.state.iteration}: {', '.join(bad)} is not finite, step skipped ({self.skipped_steps} in "
-            f"all, {self.bad_in_a_row} in a row); {'; '.join(ranks.gather(_patches_of(batchdata)))}"
+            f"all, {self.bad_in_a_row} in a row); {'; '.join(filter(None, ranks.gather(_patches_of(batchdata))))}"
         )
         say(told)
         self.fire_event(TrainerEvents.STEP_SKIPPED)
@@ -506,6 +506,8 @@ def _zero_if_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 def _patches_of(batchdata: dict[str, Any]) -> str:
     """Which patches a batch holds, by case and position of the first voxel."""
     cases, positions = batchdata.get("case", ()), batchdata.get("position")
+    if not len(cases):
+        return ""
     if positions is None:
         return f"cases {', '.join(map(str, cases))}"
     return ", ".join(f"{case} at {tuple(place.tolist())}" for case, place in zip(cases, positions))

@@ -15,7 +15,7 @@ from small_training import Patches, make_discriminator, make_network, make_train
 from ctpa_vqgan import bundle, ranks
 from ctpa_vqgan.data.unreadable import Unreadable, to_text
 from ctpa_vqgan.errors import UserError
-from ctpa_vqgan.handlers import CaseScores, Quarantine
+from ctpa_vqgan.handlers import CaseScores, Checkpoints, Quarantine
 from ctpa_vqgan.networks import VQGAN, PatchDiscriminators, ResidualQuantizer, VectorQuantizer
 from ctpa_vqgan.trainer import weight_ema
 
@@ -117,6 +117,17 @@ def quarantine():
     return list(handler.cases)
 
 
+def differing_knobs(folder):
+    """What a run says whose ranks were begun with different words."""
+    checkpoints = Checkpoints(folder / "none", {}, knobs={"seed": ranks.Shard.of_group().index})
+    try:
+        checkpoints.resume(make_trainer())
+    except UserError as error:
+        return str(error)
+    finally:
+        checkpoints._end(None)
+
+
 def error_of_rank_0():
     """How every rank learns of it."""
 
@@ -160,7 +171,7 @@ def sent_over_loopback():
     return int(line.split(":")[1].split()[8])
 
 
-def everything():
+def everything(folder):
     """By name, what to compare; the same calls with one rank and with two."""
     return {
         "float64": train(torch.float64),
@@ -171,13 +182,16 @@ def everything():
         "three cases": validate(3),
         "one case": validate(1),
         "quarantine": quarantine(),
+        "differing": differing_knobs(folder),
         "error": error_of_rank_0(),
     }
 
 
 if __name__ == "__main__":
+    bundle.begin(seed=0)
     bundle.join_ranks("cpu", timeout=60)
-    found = everything()
+    found = everything(Path(sys.argv[1]))
+    found["one line"] = sys.excepthook is bundle._one_line
     found["traffic"] = traffic()
     torch.save(found, Path(sys.argv[1]) / f"rank_{ranks.Shard.of_group().index}.pt")
     bundle.leave_ranks()

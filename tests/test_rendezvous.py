@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch.distributed
 
-from ctpa_vqgan.rendezvous import is_first_to_say, wait_for_ranks
+from ctpa_vqgan.rendezvous import has_failed, is_first_to_say, wait_for_ranks
 
 
 class Store:
@@ -47,6 +47,14 @@ def test_all_know_whether_one_refused_something(store, refused):
     found.append(wait_for_ranks(refused[1]))
     first.join(10)
     assert found == [any(refused)] * 2
+
+
+def test_nobody_waits_for_a_rank_that_has_failed(store):
+    first = threading.Thread(target=wait_for_ranks)
+    first.start()
+    has_failed()
+    first.join(10)
+    assert not first.is_alive()
 
 
 def test_an_error_of_all_ranks_is_said_once(store):

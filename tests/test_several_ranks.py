@@ -52,7 +52,7 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     with (folder / "log").open("w") as log:
         process = launch(ROOT / "tests/ranks_at_work.py", folder, log=log)
-        one = ranks_at_work.everything()
+        one = ranks_at_work.everything(folder / "one")
         assert process.wait(timeout=120) == 0, (folder / "log").read_text()[-3000:]
     return [one, *(torch.load(folder / f"rank_{rank}.pt") for rank in range(2))]
 
@@ -103,6 +103,16 @@ def test_all_ranks_leave_out_what_one_cannot_read(found):
     assert [rank["quarantine"] for rank in found] == [["3.nii"]] * 3
 
 
+def test_ranks_that_would_train_something_else_are_refused_by_rank_and_knob(found):
+    one, *two = (rank["differing"] for rank in found)
+    assert one is None
+    assert two == ["rank 1: expected to train as rank 0 with seed=0, now 1; give all the same"] * 2
+
+
+def test_an_error_stays_one_line_after_the_ranks_have_joined(found):
+    assert [rank["one line"] for rank in found[1:]] == [True, True], "PyTorch has a hook that loses the line"
+
+
 def test_all_ranks_end_on_an_error_of_rank_0(found):
     assert [rank["error"] for rank in found] == ["runs: another process works there"] * 3
 
@@ -146,15 +156,15 @@ def test_a_rank_that_is_killed_ends_the_job_and_one_rank_goes_on_as_if_nothing_h
             while not saved.is_file():
                 assert job.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
                 time.sleep(0.05)
-            ranks = children(job.pid)
-            os.kill(ranks[1], signal.SIGKILL)
+            os.kill(children(job.pid)[1], signal.SIGKILL)
             killed = time.monotonic()
             assert job.wait(timeout=30) != 0
         finally:
             job.kill()
     assert time.monotonic() - killed < 30
     told = (tmp_path / "log").read_text()
-    assert "3 patches an iteration, 1.5 on each of 2 ranks, learning rate 0.0003" in told
+    assert "error: another rank has ended or does not answer" in told or "SIGTERM: nothing new is saved" in told
+    assert "3 patches an iteration, 1 or 2 on each of 2 ranks, learning rate 0.0003" in told
     assert told.count("patches an iteration") == 1, "rank 0 speaks for both"
     assert len(list((tmp_path / "two/tensorboard").iterdir())) == 1, "and writes for both"
     assert load_sealed(sorted((tmp_path / "two/checkpoints").glob("*.pt"))[-1])["trainer"]["iteration"] >= 4

@@ -296,13 +296,17 @@ def test_a_run_that_is_done_when_the_signal_comes_is_not_put_back(cluster):
     assert cluster.requeued() == []
 
 
+# what a run leaves that got nothing done: as evaluate's and prepare's do
+HALF = 'work="a folder/.work/$$"; mkdir -p "$work"; touch "a folder/.half" "$work/0.nii" "a folder/x.lock"; exit 1'
+
+
 @pytest.mark.parametrize("name", BACK_BY_THEMSELVES)
 def test_a_turn_that_saved_nothing_is_the_last_one(cluster, name):
     """Else a run that never gets as far as a checkpoint would come back for ever."""
     for folder in ("checkpoints", "tensorboard"):
         (cluster.folder / "a folder" / folder).mkdir(parents=True)
     (cluster.folder / "a folder/checkpoints/checkpoint_000000003.pt").touch()
-    code, told = cluster.run_to_the_limit(name, WHEN_TOLD='touch "a folder/.half"; exit 1')
+    code, told = cluster.run_to_the_limit(name, WHEN_TOLD=HALF)
     assert (code, told.partition(":")[0]) == (1, "nothing new was saved in this turn")
     assert cluster.requeued() == []
 

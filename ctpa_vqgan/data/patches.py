@@ -21,6 +21,7 @@ from monai.data.utils import dense_patch_slices
 from monai.transforms import Compose, RandSpatialCropSamplesd
 from torch.utils.data import Dataset
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.data.cases import Case
 from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared, shape_if_prepared
 from ctpa_vqgan.data.reader import volume_shape
@@ -336,7 +337,7 @@ class GridPatches(_Patches, GridPatchDataset):
     ) -> None:
         cases, self.patch_size, self.batch_size = list(data), tuple(patch_size), batch_size
         self.padding = PadWithAird(keys=IMAGE, spatial_size=patch_size)
-        sizes, bad = _sizes(cases)
+        sizes, bad = ranks.from_main(lambda: _sizes(cases))  # many files to open, and all ranks need the same
         windows_of = functools.cache(lambda size: grid_windows(size, patch_size, stride))  # one list for equal volumes
         self.windows = [windows_of(size) if size else [] for size in sizes]
         counts = [len(windows) for windows in self.windows]

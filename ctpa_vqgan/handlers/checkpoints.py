@@ -173,13 +173,23 @@ class Checkpoints:
             UserError: if there are files but no good one, it does not fit this run, or another process is at work in
                 the folder.
         """
-        if (found := ranks.from_main(self._newest)) is None:
+        found = ranks.from_main(self._newest)
+        self._refuse_others(engine)
+        if found is None:
             return
         content, path = found
         self.restore(engine, content, path)
         done, total = engine.state.iteration, engine.state.max_epochs * engine.state.epoch_length
         self._saved = done, bool(getattr(engine, "epoch_end_due", False))
         say(f"resumed at iteration {done} of {total} from {path.name}")
+
+    def _refuse_others(self, engine: Engine) -> None:
+        """Refuse ranks that would not train the same: other words on one machine, or another list of cases there."""
+        lengths = {"iterations per epoch": engine.state.epoch_length, "max_epochs": engine.state.max_epochs}
+        first, *others = ranks.gather(self.knobs | lengths)
+        for number, told in enumerate(others, start=1):
+            if differing := _differences(first, told, set()):
+                raise UserError(f"rank {number}: expected to train as rank 0 with {differing[0]}; give all the same")
 
     def _newest(self) -> tuple[dict[str, Any], Path] | None:
         """The newest good checkpoint and its file, once the folder is this run's; None where there is no file."""

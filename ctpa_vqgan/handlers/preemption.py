@@ -15,7 +15,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from ctpa_vqgan import ranks
-from ctpa_vqgan.errors import Stopped, UserError
+from ctpa_vqgan.errors import Stopped
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.handlers.checkpoints import Checkpoints
 from ctpa_vqgan.progress import say
@@ -74,9 +74,8 @@ class Preemption:
         if self._patience is not None:
             self._patience.end()
         error = sys.exc_info()[1]
-        if ranks.are_many() and self._asked and error is not None and not isinstance(error, (Stopped, UserError)):
-            # the others have left, and what was shared with them failed: the signal is the cause, not the error
-            self._leave(engine, self._asked)
+        if self._asked and isinstance(error, ranks.RankLost):
+            self._leave(engine, self._asked)  # others have left before, by the same signal
 
     def _end_step(self, engine: Engine) -> None:
         self._done = engine.state.iteration
@@ -124,8 +123,8 @@ class Preemption:
 class _Patience:
     """End this process some time after a signal: Python hears of one only between two of its commands.
 
-    torchrun kills what lives 30 s after it handed on a signal, or as long as TORCH_ELASTIC_SHUTDOWN_TIMEOUT says; this
-    is a little earlier, so that a job with a rank that was killed ends within 30 s.
+    torchrun kills what lives 30 s after it handed on SIGTERM, or as long as TORCH_ELASTIC_SHUTDOWN_TIMEOUT says; this
+    is a little earlier, so that a job with a rank that was killed ends within 30 s. SIGUSR1 leaves time.
     """
 
     def __init__(self) -> None:
@@ -145,8 +144,9 @@ class _Patience:
 
     def _watch(self) -> None:
         while number := os.read(self._reader, 1):  # empty once the other end is closed
-            if number[0] in SIGNALS and not self._over.wait(self.seconds):
-                os.write(2, f"{signal.Signals(number[0]).name}: other ranks do not answer; leaving\n".encode())
+            if number[0] in (signal.SIGTERM, signal.SIGINT) and not self._over.wait(self.seconds):
+                told = f"{signal.Signals(number[0]).name}: the step is not done after {self.seconds:g} s; leaving"
+                os.write(2, f"{told}, as other ranks may be gone\n".encode())
                 os._exit(128 + number[0])
         os.close(self._reader)
 
@@ -160,7 +160,9 @@ def _runs(modules: Sequence[str], frame: FrameType | None) -> bool:
 
 def _put_back() -> bool:
     """Ask SLURM to start this job again; only one process of a job does."""
-    if os.environ.get("SLURM_PROCID", "0") != "0" or not ranks.is_main():
+    # torchrun's ranks have the SLURM_PROCID of their machine, and rank 0 need not be on the first one
+    first = ranks.is_main() if ranks.are_many() else os.environ.get("SLURM_PROCID", "0") == "0"
+    if not first:
         return True
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:

@@ -113,7 +113,8 @@ class TrainingLog:
         joins = f"join at {engine.adversarial_start}" if 0 <= engine.adversarial_start < total else "do not join"
         dataset, number = getattr(engine.data_loader, "dataset", None), ranks.Shard.of_group().count
         batch = getattr(dataset, "batch_size", None) or getattr(engine.data_loader, "batch_size", None) or 1
-        shared = f", {batch / number:g} on each of {number} ranks" if number > 1 else ""
+        least, more = divmod(batch, number)
+        shared = f", {least}{f' or {least + 1}' if more else ''} on each of {number} ranks" if number > 1 else ""
         rate = _learning_rate(engine.g_optimizer)
         rate += f" ({_learning_rate(engine.d_optimizer)} of the discriminators)" if engine.d_optimizer else ""
         if ranks.is_main():

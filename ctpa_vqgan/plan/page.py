@@ -99,6 +99,7 @@ def _network(plan: dict[str, Any]) -> tuple[str, list[tuple]]:
         "discriminator_gradients": ("gradients of discriminators", "summed, as float64"),
         "codebook": ("statistics of the codebook", "summed, as float64"),
         "code_counts": ("counts of codes", "summed"),
+        "book": ("the codebook after its step", "copied from the first"),
         "code_list": ("codes that occurred", "gathered, at most"),
         "reservoir": ("latents for restarts", "gathered"),
     }

@@ -29,6 +29,7 @@ class StepTraffic(NamedTuple):
     code_counts: int  # for perplexity and usage
     small: int  # values of the losses
     reservoir: int  # gathered: latents drawn for restarts of codes
+    book: int = 0  # copied from rank 0: codes and their averages
     code_list: int = 0  # gathered: codes that occurred with their counts, where they are too many for a table; at most
 
     @property
@@ -38,8 +39,8 @@ class StepTraffic(NamedTuple):
 
     @property
     def gathered(self) -> int:
-        """Bytes of all that is all-gathered, from all ranks together."""
-        return self.reservoir + self.code_list
+        """Bytes of all that is all-gathered, from all ranks together, or copied from one."""
+        return self.reservoir + self.book + self.code_list
 
     @property
     def sent_per_rank(self) -> int:
@@ -68,10 +69,12 @@ def step_traffic(
       most 24 bytes for every latent position of the step instead, gathered;
     * reservoir: ceil(batch_size / N) N patches x latents of a patch x E x 4 bytes a book (float32), where the latents
       of a patch are min(its positions, reservoir_size // patches_in_reservoir);
+    * the codebook after its step: K (2 E + 1) 4 bytes a book (float32), copied from rank 0;
     * about 20 values of the losses, 8 bytes each. A few whole numbers besides are not counted.
 
     An all-reduce of S bytes lets every rank send 2 (N - 1) / N S, an all-gather of A bytes from all ranks together
-    (N - 1) / N A (rings, as NCCL and gloo run them); each receives as much.
+    (N - 1) / N A (rings, as NCCL and gloo run them), and a copy of A bytes the same on the average; each receives as
+    much.
 
     Args:
         network: with its quantizer.
@@ -95,6 +98,7 @@ def step_traffic(
         codebook=sum(book.num_embeddings * (book.embedding_dim + 1) * DOUBLE for book in books),
         code_counts=2 * network.num_embeddings * DOUBLE if in_table else 0,
         small=NUM_VALUES * DOUBLE,
+        book=sum(state.nbytes for book in books for state in (book.embedding, book.ema_count, book.ema_sum)),
         reservoir=world_size * sum(n * book.reservoir[0].nbytes for n, book in zip(rows, books)),
         code_list=0 if in_table else batch_size * positions * 3 * DOUBLE,
     )

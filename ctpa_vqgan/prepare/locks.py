@@ -34,11 +34,13 @@ def at_work(folder: Path, shared: bool = False) -> Iterator[None]:
 
 
 def take(file: IO, shared: bool = False) -> bool:
-    """Lock an open file until it is closed; False if somebody else has it."""
+    """Lock an open file until it is closed; False if somebody else has it. Where there are no locks nobody has any."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        pass
     return True
 
 

@@ -41,8 +41,11 @@ if ((SLURM_ARRAY_TASK_MIN < 1 || SLURM_ARRAY_TASK_MAX > parts)); then
 fi
 job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
-progress() { # changes with each file that is done; names of half files begin with a dot
-    { find "$output" -type f ! -name '.*' 2>/dev/null || true; } | sort
+progress() { # changes with each file that is done, of other parts too; half files and locks have names of their own
+    {
+        find "$output" \( -name .work -o -name .shards \) -prune -o \
+            -type f ! -name '.*' ! -name '*.lock' -print 2>/dev/null || true
+    } | sort
 }
 
 # ---- one turn of the job: the same lines in every script that puts itself back ---------------------------------------

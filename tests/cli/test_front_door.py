@@ -205,14 +205,14 @@ def test_a_shard_is_a_knob(passed_on, command):
 def test_a_part_that_there_is_not_is_refused(passed_on, capsys, option, text):
     assert run("encode", option.format(text)) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: shard: expected part i/n counted from 1, such as 1/4, found ")
+    assert line.startswith("error: --shard: expected part i/n counted from 1, such as 1/4, found ")
     assert not passed_on
 
 
 def test_a_shard_under_torchrun_is_refused(passed_on, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run("encode", "--shard", "1/4") == 1
-    assert "shard: expected none under torchrun, whose 2 processes share the cases" in capsys.readouterr().err
+    assert "--shard: expected none under torchrun, whose 2 processes share the cases" in capsys.readouterr().err
 
 
 def test_neither_training_nor_a_sweep_takes_a_part_of_the_cases(passed_on, capsys):

@@ -33,6 +33,7 @@ def test_every_part_is_as_worked_out_by_hand(one_book):
     assert found.code_counts == 2 * 16 * 8
     assert found.reservoir == 4 * 20 * 4 * 4
     assert found.small == 160
+    assert found.book == 16 * 9 * 4
     assert found.code_list == 0
 
 
@@ -86,7 +87,7 @@ def test_more_ranks_than_patches_are_refused(one_book):
 @pytest.mark.parametrize("make", [VectorQuantizer, ResidualQuantizer])
 def test_a_quantizer_gives_its_ranks_as_many_bytes_as_the_formula_says(make, monkeypatch):
     """The real quantizer on one of two ranks, the other a stand-in that gives the same."""
-    summed, gathered = [], []
+    summed, gathered, copied = [], [], []
 
     class TwoRanks:
         def get_world_size(self):
@@ -104,6 +105,9 @@ def test_a_quantizer_gives_its_ranks_as_many_bytes_as_the_formula_says(make, mon
             if tensor.is_floating_point():
                 gathered.append(2 * tensor.nbytes)
 
+        def broadcast(self, tensor, src):
+            copied.append(tensor.nbytes)
+
     net = network(make(**BOOK, init="random")).train()
     monkeypatch.setattr(ranks, "_group", TwoRanks)
     net.quantizer.begin_step()
@@ -112,3 +116,4 @@ def test_a_quantizer_gives_its_ranks_as_many_bytes_as_the_formula_says(make, mon
     found = step_traffic(net, None, PATCH, batch_size=4, world_size=2)
     assert sum(summed) == found.codebook
     assert sum(gathered) == found.reservoir
+    assert sum(copied) == found.book

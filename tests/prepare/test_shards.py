@@ -287,7 +287,7 @@ def test_each_shard_tells_what_is_missing_and_whether_it_refused_anything(hospit
     assert main([*command, "4/4"]) == 3
     assert capsys.readouterr().out.startswith("6 cases accepted, 3 refused: see ")
     assert main([*command, "5/4"]) == 1
-    assert "shard: expected part i/n" in capsys.readouterr().err
+    assert "--shard: expected part i/n" in capsys.readouterr().err
 
 
 def test_nothing_is_written_through_a_link(tmp_path):

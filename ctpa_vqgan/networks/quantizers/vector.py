@@ -38,8 +38,9 @@ class VectorQuantizer(nn.Module):
     Yu et al. 2022, arXiv 2110.04627. Restart of dead codes: Dhariwal et al. 2020, arXiv 2005.00341.
 
     All state lies in buffers, so a state_dict restores a run completely. Ranks that train together add up what they saw
-    at each :meth:`step`, so their codebooks are one to the last bit, and that of a single rank with all the patches to
-    rounding. Arithmetic is float32 (or float64 for float64
+    at each :meth:`step`, and have rank 0's codebook after it; it is that of one rank with all the patches, to rounding.
+
+    Arithmetic is float32 (or float64 for float64
     latents) also inside autocast.
 
     Args:
@@ -123,7 +124,8 @@ class VectorQuantizer(nn.Module):
         # float64, so that the order in which micro-batches arrive is lost in rounding
         self.register_buffer("ema_pending_count", torch.zeros(num_embeddings, dtype=torch.float64))
         self.register_buffer("ema_pending_sum", torch.zeros(num_embeddings, embedding_dim, dtype=torch.float64))
-        self._patches_before, self._at_begin = 0, (0, 0)  # see begin_step
+        self._patches_before: int = 0  # see begin_step
+        self._at_begin: tuple[int, int] | None = None
 
     def forward(self, encodings: torch.Tensor) -> Quantized:
         """Latents [B, E, h, w, d] -> :class:`Quantized`; collects statistics in training mode with gradients on."""
@@ -202,6 +204,8 @@ class VectorQuantizer(nn.Module):
             self._initialize()
         self.ema_pending_count.zero_()
         self.ema_pending_sum.zero_()
+        for state in (self.embedding, self.ema_count, self.ema_sum):
+            ranks.copy_of_main(state)  # equal already, where the ranks' hardware is
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Accept inference weights, which carry no :data:`TRAINING_STATE`: averages then start at the codes."""
@@ -252,6 +256,8 @@ class VectorQuantizer(nn.Module):
 
     def _share(self) -> None:
         """Bring together what the ranks collected: sums, and the samples of their patches in the patches' order."""
+        if self._at_begin is None:
+            raise RuntimeError("begin_step was not called, so the patches of the ranks have no order")
         ranks.add(self.ema_pending_count)
         ranks.add(self.ema_pending_sum)
         patches_at_begin, start = self._at_begin
@@ -280,9 +286,10 @@ class VectorQuantizer(nn.Module):
         for _ in range(10 if self.init == "kmeans" else 0):
             codes = self._search(latents)
             count = torch.bincount(codes, minlength=self.num_embeddings)
-            total = torch.zeros_like(self.embedding).index_add_(0, codes, latents)
+            # float64: a GPU adds in any order
+            total = torch.zeros_like(self.embedding, dtype=torch.float64).index_add_(0, codes, latents.double())
             used = count > 0
-            self.embedding[used] = self._on_sphere(total[used] / count[used, None])
+            self.embedding[used] = self._on_sphere((total[used] / count[used, None]).to(latents.dtype))
         self._start_averages()
         self.initialized.fill_(True)
 
