@@ -17,6 +17,7 @@ RESUMES = {
     "train": "; the same command goes on from the last checkpoint",
     "demo": "; the same command goes on from the last checkpoint",
     "evaluate": "; finished cases are kept, the same command goes on",
+    "inference": "; finished cases are kept, the same command goes on",
     "prepare": "; finished cases are kept, the same command goes on",
     "encode": "; finished cases are kept, the same command goes on",
     "decode": "; finished cases are kept, the same command goes on",
@@ -27,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit code: 0 done, 1 a user's error (one line on stderr), 2 wrong usage, 3 done but for volumes that ``prepare``
-        or ``evaluate`` refused, 4 training or a network gave nothing but numbers that are not finite, 130 interrupted,
+        Exit code: 0 done, 1 a user's error (one line on stderr), 2 wrong usage, 3 done but for files that were
+        refused, 4 training or a network gave nothing but numbers that are not finite, 130 interrupted,
         143 told to end by SIGTERM, 138 by SIGUSR1.
     """
     options = _parser().parse_args(arguments)
@@ -184,6 +185,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     from ctpa_vqgan.prepare import prepare
+    from ctpa_vqgan.refusals import REFUSED
 
     settings = {"workers": options.workers, "val_fraction": options.val_fraction, "seed": options.seed}
     result = prepare(options.input, options.output, patients=options.patients, shard=options.shard, **settings)
@@ -195,7 +197,7 @@ def _prepare(options: argparse.Namespace) -> int:
         count, missing = result.shard.count, ", ".join(map(str, result.missing))
         told = f"shard {result.shard}: {told}; {count - len(result.missing)} of {count} shards are done"
         print(f"{told}, the last to end makes the data set (missing: {missing})")
-    return 3 if result.any_refused else 0
+    return REFUSED if result.any_refused else 0
 
 
 def _plan(options: argparse.Namespace) -> None:

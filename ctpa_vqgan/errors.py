@@ -23,7 +23,7 @@ class BadNumbers(UserError):
 
 
 class Stopped(SystemExit):
-    """A run left in good order because a signal asked for it.
+    """A run left in good order: a signal asked for it, or something had to be left out.
 
     Args:
         code: exit code of the process.

@@ -227,6 +227,7 @@ def test_inference_reconstructs_a_single_file_as_evaluation_does(trained, phanto
     assert run("inference", *arguments, "--output", tmp_path / "inference") == 0
     assert run("evaluate", *arguments, *QUICK, "--output", tmp_path / "evaluate") == 0
     assert sorted(path.name for path in (tmp_path / "inference").iterdir()) == [
+        "cases",
         "metrics.json",
         "per_case.csv",
         "phantom_01_reconstruction.nii.gz",
@@ -552,22 +553,28 @@ def test_a_file_that_is_no_ct(fails, not_ct, sampling, num_workers):
     assert "give the image, not its segmentation" in message
 
 
-def test_a_file_that_is_no_ct_is_not_reconstructed(fails, not_ct, trained):
-    message = fails("inference", "--data", not_ct / "a.nii.gz", "--checkpoint", trained / "model.pt")
-    assert message.startswith(f"{not_ct / 'a.nii.gz'}: [hu-mask] expected")
+def test_a_file_that_is_no_ct_is_not_reconstructed(not_ct, trained, tmp_path, capsys):
+    output, path = tmp_path / "output", not_ct / "a.nii.gz"
+    weights = ("--checkpoint", trained / "model.pt", "--set", "progress=false")
+    assert run("inference", "--data", path, "--output", output, *weights) == 1
+    assert f"\nerror: {path}: [hu-mask] expected" in capsys.readouterr().err
+    assert [found.name for found in output.iterdir()] == ["cases"], "why it was refused"
 
 
-def test_cases_before_a_file_that_is_no_ct_keep_their_scores(phantom_folder, not_ct, trained, tmp_path, capsys):
+def test_a_file_that_is_no_ct_costs_no_other_its_reconstruction(phantom_folder, not_ct, trained, tmp_path, capsys):
     folder = tmp_path / "mixed"
     folder.mkdir()
-    shutil.copy(sorted(phantom_folder.glob("*.nii.gz"))[0], folder / "a.nii.gz")
-    shutil.copy(not_ct / "a.nii.gz", folder / "b.nii.gz")
+    shutil.copy(not_ct / "a.nii.gz", folder / "a.nii.gz")
+    shutil.copy(sorted(phantom_folder.glob("*.nii.gz"))[0], folder / "b.nii.gz")
     output = tmp_path / "output"
     options = ("--checkpoint", trained / "model.pt", "--output", output, "--set", "progress=false")
-    assert run("inference", "--data", folder, *options) == 1
-    assert capsys.readouterr().err.startswith(f"error: {folder / 'b.nii.gz'}: [hu-mask] expected")
-    assert [case["case"] for case in json.loads((output / "metrics.json").read_text())["cases"]] == ["a"]
-    assert (output / "a_reconstruction.nii.gz").is_file()
+    assert run("inference", "--data", folder, *options) == 3
+    assert f"left out: {folder / 'a.nii.gz'}: [hu-mask] expected" in capsys.readouterr().err
+    assert [case["case"] for case in json.loads((output / "metrics.json").read_text())["cases"]] == ["b"]
+    before = (output / "b_reconstruction.nii.gz").stat().st_mtime_ns
+    assert run("inference", "--data", folder, *options) == 3
+    assert "1 of 2 cases were judged before" in capsys.readouterr().out
+    assert (output / "b_reconstruction.nii.gz").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

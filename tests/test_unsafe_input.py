@@ -166,10 +166,12 @@ def test_every_command_writes_into_its_output_folder_alone_and_through_no_link(h
         traps = tmp_path / f"{step} again"
         traps.mkdir()
         for name in written:
-            (traps / Path(name).name).symlink_to(tmp_path / "precious")
+            trap = traps / Path(name).relative_to(out.name)
+            trap.parent.mkdir(exist_ok=True)
+            trap.symlink_to(tmp_path / "precious")
         assert act(traps) == 0
         assert (tmp_path / "precious").read_text() == "do not touch"
-        assert not any(path.is_symlink() for path in traps.iterdir()), "links were replaced by results"
+        assert not any(path.is_symlink() for path in traps.rglob("*")), "links were replaced by results"
 
 
 @pytest.mark.parametrize(

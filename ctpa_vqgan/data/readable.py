@@ -15,7 +15,7 @@ from ctpa_vqgan.progress import say
 class ReadableCases(IterableDataset):
     """Cases in their order; one that is refused is named, noted in ``refused``, and passed over.
 
-    For evaluations, where a damaged file must not cost the scores of all others. It notes in this process, so it needs
+    For evaluation and inference, where a damaged file must not cost all others. It notes in this process, so it needs
     a loader without processes of its own.
 
     Args:
@@ -47,6 +47,6 @@ class ReadableCases(IterableDataset):
                 if cause is None:
                     raise
                 self.refused[case["case"]] = str(cause)
-                say(f"left out: {cause}")
+                say(f"left out: {cause}", every_rank=True)
             else:
                 yield item

@@ -1,4 +1,4 @@
-"""Keep what is known of each case, so that an evaluation that was stopped goes on where it was."""
+"""Keep what is known of each case, so that an evaluation or inference that was stopped goes on where it was."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ HEADER_BYTES = 2**16
 
 
 class CaseFiles:
-    """``cases/<case>.json`` in the folder of an evaluation.
+    """``cases/<case>.json`` in the folder of an evaluation or inference.
 
-    A case is known if its file was made of the same bytes by the same network and settings; a damaged file is as none.
+    A case is known if its file was made of the same volume by the same network and settings; a damaged file is as none.
+    Whoever has the case reads the volume to compare its bytes; of cases of others size and modification time tell.
 
     Args:
-        folder: of the evaluation.
+        folder: that holds ``cases``.
         made_by: all that a row depends on but the volume, as plain values: the network's fingerprint, settings.
     """
 
@@ -32,16 +33,26 @@ class CaseFiles:
         self.folder, self.made_by = Path(folder) / "cases", strict(dict(made_by))
         self._digests: dict[str, str] = {}
 
-    def row(self, case: Case, same_volume: bool = True) -> dict[str, Any] | None:
+    def row(self, case: Case, by_bytes: bool = True) -> dict[str, Any] | None:
         """What was found of this case, as strict JSON has it; None if that is not known.
 
         Args:
             case: of a data set.
-            same_volume: whether the bytes of the volume are read, to see that they are those that the row was made of.
+            by_bytes: whether the volume is read, to see that it is the one that the row was made of; one that was only
+                copied anew or touched is noted then, for others. Otherwise size and modification time are compared.
+
+        Raises:
+            UserError: if that cannot be noted, as the disk is full.
         """
         known = self._known(case)
         try:
-            return known["row"] if not same_volume or known["sha256"] == self._digest(case) else None
+            if not by_bytes:
+                return known["row"] if known["state"] == _state(case["image"]) else None
+            if known["sha256"] != self._digest(case):
+                return None
+            if known.get("state") != _state(case["image"]):
+                self.save(case, known["row"])
+            return known["row"]
         except (OSError, KeyError):
             return None
 
@@ -51,12 +62,12 @@ class CaseFiles:
         Raises:
             UserError: if the disk is full.
         """
-        content = {"made_by": self.made_by, "sha256": self._digest(case), "row": strict(dict(row))}
-        write_whole(self._path(case["case"]), json.dumps(content, allow_nan=False) + "\n")
+        self._write(case, {"sha256": self._digest(case), "row": strict(dict(row))})
 
     def refusal(self, case: Case) -> str | None:
-        """Why the volume of this case was refused when it was last read; None if it was not."""
-        return self._known(case).get("refused")
+        """Why the volume of this case was refused when it was last read; None if it was not, or has changed since."""
+        known = self._known(case)
+        return known["refused"] if "refused" in known and known.get("state") == _state(case["image"]) else None
 
     def refuse(self, case: Case, error: str) -> None:
         """Keep that the volume of this case was refused, for shards that have other cases; the next run reads it anew.
@@ -64,7 +75,10 @@ class CaseFiles:
         Raises:
             UserError: if the disk is full.
         """
-        content = {"made_by": self.made_by, "refused": error}
+        self._write(case, {"refused": error})
+
+    def _write(self, case: Case, content: Mapping[str, Any]) -> None:
+        content = {"made_by": self.made_by, "state": _state(case["image"]), **content}
         write_whole(self._path(case["case"]), json.dumps(content, allow_nan=False) + "\n")
 
     def _known(self, case: Case) -> dict[str, Any]:
@@ -87,11 +101,25 @@ class CaseFiles:
 
 def _digest(image: str | Path | Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for file in [image] if isinstance(image, (str, Path)) else image:
-        for part in (Path(file), *_data_files(Path(file))):
-            with part.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    for file in _files(image):
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
+
+
+def _state(image: str | Path | Sequence[str]) -> str | None:
+    """Size and modification time of all files of a volume, in one text; None if one of them is not there."""
+    try:
+        found = [(file.stat().st_size, file.stat().st_mtime_ns) for file in _files(image)]
+    except OSError:
+        return None
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def _files(image: str | Path | Sequence[str]) -> list[Path]:
+    """Those of a volume, and those that they name."""
+    named = [Path(file) for file in ([image] if isinstance(image, (str, Path)) else image)]
+    return [part for file in named for part in (file, *_data_files(file))]
 
 
 def _data_files(header: Path) -> list[Path]:

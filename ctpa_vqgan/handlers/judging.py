@@ -68,7 +68,6 @@ class CaseJudge(CaseScores):
         super().__init__(reconstructor.network, reconstructor.hu_window, reconstructor.tiles)
         self.reconstructor = reconstructor
         self.labels, self.extent, self.progress = labels or LabelMaps(None), extent or Extent(), progress
-        self.known: dict[str, dict[str, Any]] = {}  # rows of an earlier run, by case
 
     def attach(self, engine: Engine, name: str, **usage: Any) -> None:
         """Judge what this evaluator makes."""

@@ -16,10 +16,9 @@ from ignite.engine import Engine
 from monai.utils.enums import CommonKeys as Keys
 from tqdm import tqdm
 
-from ctpa_vqgan.data import Case, ReadableCases
-from ctpa_vqgan.errors import Stopped, UserError
+from ctpa_vqgan.data import Case
 from ctpa_vqgan.evaluation import CaseFiles
-from ctpa_vqgan.files import Claim, in_turn, remove_leftovers, write_whole
+from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.handlers.cases import HU, CaseWriter
 from ctpa_vqgan.handlers.judging import CaseJudge, Extent
 from ctpa_vqgan.handlers.tensorboard import voxels
@@ -27,9 +26,7 @@ from ctpa_vqgan.metrics import CodeCounter
 from ctpa_vqgan.progress import progress_bar, say
 from ctpa_vqgan.quality_phantom import measure_phantoms
 from ctpa_vqgan.ranks import Shard
-from ctpa_vqgan.rendezvous import wait_for_ranks
 from ctpa_vqgan.report import (
-    format_summary,
     save_codes_figure,
     save_montage,
     save_phantom_figure,
@@ -42,14 +39,9 @@ from ctpa_vqgan.report import (
 )
 from ctpa_vqgan.report.results import strict
 
-REFUSED = 3  # exit code: done, but for volumes that were refused
-
 
 class ReportWriter(CaseWriter):
     """``report.html``, ``report.md``, tables and pictures of an evaluation; goes on where an earlier one was stopped.
-
-    Every case is kept in ``cases/<case>.json`` as soon as it is judged. Cases that were done before come back from
-    there, by :class:`~ctpa_vqgan.data.ReadableCases`, which leaves them out, as it does those of other shards.
 
     Shards write into one folder. Whoever ends writes tables and pages of all that is known of the whole list of cases,
     so that those of the last one are complete; the first shard measures the phantoms.
@@ -71,6 +63,8 @@ class ReportWriter(CaseWriter):
         Stopped: at the end, with exit code 3, if some of the shard could not; under torchrun when all ranks are done.
     """
 
+    report = "report.html"
+
     def __init__(
         self,
         output_dir: str | Path,
@@ -84,47 +78,21 @@ class ReportWriter(CaseWriter):
         progress: bool = True,
         shard: Shard | None = None,
     ) -> None:
-        super().__init__(output_dir, scores, volumes, files, shard)
+        super().__init__(output_dir, scores, files, volumes, shard)
         self.title, self.settings = title, dict(settings or {})
         self.pictured_cases, self.phantoms, self.progress = pictured_cases, phantoms, progress
-        self.share: set[str] = set()  # names of the shard's cases
-        self.others: dict[str, dict[str, Any]] = {}  # rows of other shards, as last seen
-        self.refused: list[dict[str, str]] = []
         self.extents: dict[str, Extent] = {}
         self.bar: tqdm | None = None
-        self.claim: Claim | None = None
-
-    @property
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """What is known so far, by case and in the order of the data."""
-        found = self.others | self.scores.known | {row["case"]: row for row in self.scores.rows}
-        return {name: found[name] for name in self.cases if name in found}
 
     def begin(self, engine: Engine) -> None:
         """Take over what an earlier run found."""
-        # first: a folder that cannot be written is told before any work
-        self.claim = Claim(self.files.folder, self.shard)
         super().begin(engine)
-        self.dataset: ReadableCases = engine.data_loader.dataset
-        self.share = set(self.shard.take(list(self.cases)))
-        self._remove_leftovers()
-        known = {name: self.files.row(self.cases[name]) for name in self.cases if name in self.share}
-        self.scores.known = {name: row for name, row in known.items() if row is not None}
-        told = "" if self.shard.count == 1 else f"shard {self.shard}: "
-        if self.scores.known:
-            print(f"{told}{len(self.scores.known)} of {len(self.share)} cases were judged before", flush=True)
-        if not self.share:
-            print(f"{told}no case is left for it: there are {len(self.cases)}", flush=True)
         label = "cases" if self.shard.count == 1 else f"cases, {self.shard}"
         self.bar = progress_bar(len(self.share), label, show=self.progress)
         self.extents = self._extents()
 
-    def _remove_leftovers(self) -> None:
-        if self.shard.count == 1:
-            remove_leftovers(self.folder)
-        else:
-            written = [[self._volume(name), *self._pictures(name).values()] for name in self.share]
-            remove_leftovers(self.folder, {path.name for paths in written for path in paths})
+    def _written(self, case: str) -> list[Path]:
+        return [*super()._written(case), *self._pictures(case).values()]
 
     def _extents(self) -> dict[str, Extent]:
         """How much is done of the long parts for each case of a shard: those of the first cases of the whole list.
@@ -147,33 +115,18 @@ class ReportWriter(CaseWriter):
 
     def is_done(self, case: Case) -> bool:
         """Whether nothing that is wanted of a case is missing; asked in the order of the cases, before each is read."""
-        name = case["case"]
-        if name not in self.share:
-            return True
-        self.scores.extent = self.extents.get(name, self.scores.extent)
-        row = self.scores.known.pop(name, None)  # does not count while it is asked what is missing
-        if row is None:
-            return False
-        lacks = self.scores.lacks(row)
-        if self.volumes and not self._volume(name).is_file():
-            lacks.append("its reconstruction as NIfTI")
-        if lacks:
-            say(f"{name}: judged anew, as what an earlier run found lacks {', '.join(lacks)}", every_rank=True)
-            return False
-        self.scores.known[name] = row
-        self.bar.update()
-        return True
-
-    def write_cases(self, engine: Engine) -> None:
-        """Volumes, pictures and row of the cases of one iteration."""
-        super().write_cases(engine)
-        for row, batch, output in zip(
-            self.scores.rows[-len(engine.state.batch) :], engine.state.batch, engine.state.output
-        ):
-            row["measured"] = self._facts()
-            self._draw(row, voxels(batch[HU]).numpy(), voxels(output[Keys.PRED]).numpy())
-            self.files.save(self.cases[row["case"]], row)
+        self.scores.extent = self.extents.get(case["case"], self.scores.extent)
+        done = super().is_done(case)
+        if done and case["case"] in self.share:
             self.bar.update()
+        return done
+
+    def write_case(self, row: dict[str, Any], batch: dict[str, Any], output: dict[str, Any]) -> None:
+        """Volume and pictures of a case."""
+        super().write_case(row, batch, output)
+        row["measured"] = self._facts()
+        self._draw(row, voxels(batch[HU]).numpy(), voxels(output[Keys.PRED]).numpy())
+        self.bar.update()
 
     def _facts(self) -> dict[str, str]:
         """Where and with what a row was made: a report may be put together of several runs."""
@@ -207,68 +160,32 @@ class ReportWriter(CaseWriter):
     def _pictures(self, case: str) -> dict[str, Path]:
         return {kind: self.folder / f"{kind}_{case}.png" for kind in CAPTIONS}
 
-    def keep(self, engine: Engine, error: BaseException) -> None:
-        """Every case that was judged is in its own file; nothing else is left to do when something ends the run."""
-        self._end()
-        raise error
-
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Close the bar, and let others work in the folder."""
         if self.bar is not None:
             self.bar.close()
-        if self.claim is not None:
-            self.claim.release()
+        super().end()
 
-    def finish(self, engine: Engine) -> None:
+    def write_all(self) -> None:
         """Write tables and pages."""
-        try:
-            self._finish()
-        finally:
-            self._end()
-        if refused := self.dataset.refused:
-            message = f"{len(refused)} of {len(self.share)} volumes were left out, see {self.folder / 'report.html'}"
-            say(message, every_rank=True)
-        if wait_for_ranks(bool(refused)):
-            raise Stopped(REFUSED, message if refused else "another rank left out volumes")
-
-    def _finish(self) -> None:
         self.bar.close()
-        for name, error in self.dataset.refused.items():
-            self.files.refuse(self.cases[name], error)
-        metrics = self._write_pages()
+        metrics = self.write_tables()
         # phantoms take minutes: what is known till then is worth a look
         if self.phantoms and self.shard.index == 0 and self._known_phantoms() is None:
             self._measure_phantoms()
-            metrics = self._write_pages()
-        told = f"{len(self.rows) + len(self.refused)} of {len(self.cases)} cases judged; the rest is for other shards"
-        told = format_summary(metrics) if self._is_complete() else told
-        print(f"{told}\n  look at {self.folder / 'report.html'}" if metrics else told, flush=True)
+            metrics = self.write_tables()
+        told = self.told(metrics)
+        print(f"{told}\n  look at {self.folder / self.report}" if metrics else told, flush=True)
 
-    def _is_complete(self) -> bool:
-        """Whether no case is left to do, for this shard or another."""
-        return len(self.rows) + len(self.refused) == len(self.cases)
-
-    def _write_pages(self) -> dict[str, Any] | None:
-        """Tables and pages of all that is known of all cases; None as long as that is nothing."""
-        with in_turn(self.files.folder, self.shard):
-            self._look_at_others()
-            if self.rows:
-                return self._write_known()
-            if self._is_complete():
-                raise UserError(self.refused[0]["error"] if self.refused else "there is no case to judge")
-            return None
-
-    def _look_at_others(self) -> None:
+    def look_at_others(self) -> None:
         """Take over what other shards have found, and remove pictures that are not among the worst of all any more."""
-        others = {name: case for name, case in self.cases.items() if name not in self.share}
-        rows = {name: self.files.row(case, same_volume=False) for name, case in others.items()}
-        self.others = {name: row for name, row in rows.items() if row is not None}
-        told = self.dataset.refused | {name: self.files.refusal(case) for name, case in others.items()}
-        self.refused = [{"case": name, "error": told[name]} for name in self.cases if told.get(name) is not None]
+        super().look_at_others()
         if self.shard.count > 1:
             for name in {*self.rows} - {*self._worst()}:
                 self._remove_pictures(name)
 
-    def _write_known(self) -> dict[str, Any]:
+    def write_known(self) -> dict[str, Any]:
+        """Tables, pictures and pages."""
         rows = list(self.rows.values())
         settings = self.settings | self._of_earlier_runs(rows)
         extra: dict[str, Any] = {"refused": self.refused, "settings": settings}
@@ -335,7 +252,7 @@ class ReportWriter(CaseWriter):
                 for kind in wanted
                 if paths[kind].is_file()
             ]
-        if missing and self._is_complete():  # another shard may be drawing
+        if missing and self.is_complete():  # another shard may be drawing
             say(
                 f"no pictures of {', '.join(missing)}: the run that judged them drew none; remove their files from "
                 f"{self.files.folder} to have them drawn"

@@ -4,26 +4,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ctpa_vqgan import refusals
 from ctpa_vqgan.data import save_like, to_hu
 from ctpa_vqgan.data.cases import safe_name
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.files import in_turn
 from ctpa_vqgan.inferers import ExactTileInferer
 from ctpa_vqgan.networks import VQGAN
-from ctpa_vqgan.progress import progress_bar
 from ctpa_vqgan.ranks import Shard
-from ctpa_vqgan.rendezvous import wait_for_ranks
 from ctpa_vqgan.tokens import EncodedVolume, apply_residual, network_fingerprint
 from ctpa_vqgan.transcode.encode import decode_bounded, scratch_volume
-from ctpa_vqgan.transcode.summary import SUFFIX, describe_files, write_summary
+from ctpa_vqgan.transcode.shares import Refused, go_through
+from ctpa_vqgan.transcode.summary import SUFFIX, all_refused, describe, write_summary
 
 
 def find_code_files(source: str | Path) -> list[Path]:
@@ -53,8 +55,9 @@ def decode_files(
 ) -> list[dict[str, Any]]:
     """Write ``<case>_decoded.nii.gz``, int16 HU on the grid of the encoded file, for every code file, and a summary.
 
-    Volumes that are there and newer than their codes are skipped. Shards write into one folder, and whoever ends merges
-    the summaries of all. A file with a residual gives a volume within its bound of the encoded one, or is refused.
+    Volumes that are there and newer than their codes are skipped. A file with a residual gives a volume within its
+    bound of the encoded one, or is refused. Refused files are named, listed in the summary and left out. Shards write
+    into one folder, and whoever ends merges the summaries of all.
 
     Args:
         source: a code file or a folder of them.
@@ -68,28 +71,43 @@ def decode_files(
         One row per file of the shard.
 
     Raises:
-        UserError: a file is damaged, made by another network, or its residual does not fit what is decoded here.
+        UserError: every file is damaged, made by another network, or has a residual that does not fit what is decoded
+            here; or the disk is full.
+        Stopped: at the end, with exit code 3, if some files were left out; under torchrun when all ranks are done.
     """
     folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), shard or Shard.of_this_process()
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = network_fingerprint(network)
-    done: dict[Path, float | None] = {}
     paths = find_code_files(source)
-    share = shard.take(paths)
-    label = "decode" if shard.count == 1 else f"decode, {shard}"
-    with progress_bar(len(share), label, show=progress) as bar:
-        for path in share:
-            started, finished = time.perf_counter(), _is_finished(path, folder)
-            if not finished:
-                _decode(path, _target(path, folder), network, fingerprint, tiles)
-            done[path] = None if finished else time.perf_counter() - started
-            bar.update()
-    rows = describe_files(done)
+
+    def work(path: Path) -> dict[str, Any]:
+        started, finished = time.perf_counter(), _is_finished(path, folder)
+        with _refusing():
+            encoded = EncodedVolume.load(path, network=None if finished else fingerprint)
+        if not finished:
+            _decode(encoded, path, _target(path, folder), network, tiles)
+        return describe(path, encoded, None if finished else time.perf_counter() - started)
+
+    rows, refused = go_through(paths, shard, work, "decode", progress)
     with in_turn(folder, shard):
-        there = [path for path in paths if path in done or _is_finished(path, folder)]
-        write_summary(folder / "decode.json", rows, there, len(paths), shard)
-    wait_for_ranks()
-    return rows
+        report = folder / "decode.json"
+        others = [path for path in paths if path not in rows and path not in refused]
+        done = {path for path in others if _is_finished(path, folder)}
+        there = [path for path in paths if path in rows or path in done]
+        of_others = {path: path.stat().st_mtime for path in others if path not in done}
+        left_out = all_refused(report, refused, of_others)
+        write_summary(report, list(rows.values()), there, left_out, len(paths), shard)
+    refusals.end(len(refused), len(rows) + len(refused), report, "code files")
+    return list(rows.values())
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """A user's error in here is the fault of the code file."""
+    try:
+        yield
+    except UserError as error:
+        raise Refused(str(error)) from error
 
 
 def _target(path: Path, folder: Path) -> Path:
@@ -101,8 +119,7 @@ def _is_finished(path: Path, folder: Path) -> bool:
     return target.is_file() and target.stat().st_mtime >= path.stat().st_mtime
 
 
-def _decode(path: Path, target: Path, network: VQGAN, fingerprint: str, tiles: ExactTileInferer) -> None:
-    encoded = EncodedVolume.load(path, network=fingerprint)
+def _decode(encoded: EncodedVolume, path: Path, target: Path, network: VQGAN, tiles: ExactTileInferer) -> None:
     # torch has few functions for unsigned types
     codes = encoded.codes[None].astype(np.int32 if encoded.num_embeddings <= 2**31 else np.int64)
     with tempfile.TemporaryFile() as file:
@@ -111,5 +128,6 @@ def _decode(path: Path, target: Path, network: VQGAN, fingerprint: str, tiles: E
             tiles.decode(codes, network, volume[None, None], lambda tile: to_hu(tile, encoded.hu_window))
         else:
             decode_bounded(codes, network, encoded.hu_window, volume)
-            apply_residual(volume, encoded.residual, out=volume, name=str(path))
+            with _refusing():
+                apply_residual(volume, encoded.residual, out=volume, name=str(path))
         save_like(volume, encoded.meta, target)

@@ -13,21 +13,22 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
+from ctpa_vqgan import refusals
 from ctpa_vqgan.data import load_volume, scale_hu_, to_hu
 from ctpa_vqgan.data.cases import Case
 from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared
+from ctpa_vqgan.data.unreadable import case_key, unreadable
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.files import in_turn
 from ctpa_vqgan.inferers import ExactTileInferer, latent_grid
 from ctpa_vqgan.networks import VQGAN
-from ctpa_vqgan.progress import progress_bar
 from ctpa_vqgan.ranks import Shard, is_main
-from ctpa_vqgan.rendezvous import wait_for_ranks
 from ctpa_vqgan.tokens import EncodedVolume, bound_error, network_fingerprint
 from ctpa_vqgan.tokens.packing import code_dtype
 from ctpa_vqgan.tokens.residual import Residual
+from ctpa_vqgan.transcode.shares import Refused, go_through
 from ctpa_vqgan.transcode.statistics import add_latent_statistics
-from ctpa_vqgan.transcode.summary import SUFFIX, describe_files, write_summary
+from ctpa_vqgan.transcode.summary import SUFFIX, all_refused, describe, write_summary
 
 # what a residual is made for must come out again to the last bit: one grid of tiles and one precision for all
 BOUNDED = ExactTileInferer()
@@ -47,7 +48,8 @@ def encode_cases(
     """Write ``<case>.npz`` for every case, and a summary.
 
     Cases whose file is there, made by the same network with the same settings and newer than the volume, are skipped.
-    Shards write into one folder: whoever ends merges the summaries of all, and the last one adds the statistics.
+    A volume that cannot be used is named, listed in the summary and left out. Shards write into one folder: whoever
+    ends merges the summaries of all, and the last one adds the statistics.
 
     Args:
         cases: of :func:`ctpa_vqgan.data.find_cases`.
@@ -64,7 +66,8 @@ def encode_cases(
         One row of sizes and rates per case of the shard.
 
     Raises:
-        UserError: a volume is refused, a setting does not fit, or the disk is full; files that are done stay.
+        UserError: no volume can be used, a setting does not fit, or the disk is full; files that are done stay.
+        Stopped: at the end, with exit code 3, if some volumes were left out; under torchrun when all ranks are done.
     """
     if max_error_hu is not None and (not isinstance(max_error_hu, int) or not 0 <= max_error_hu <= 32767):
         raise UserError(f"max_error_hu: expected a whole number from 0 to 32767, found {max_error_hu!r}")
@@ -78,26 +81,29 @@ def encode_cases(
     }
     if is_main() and not all(is_prepared(case["image"]) for case in cases):
         print(NAMES_NOTICE, flush=True)
-    done: dict[Path, float | None] = {}
-    share = shard.take(cases)
-    label = "encode" if shard.count == 1 else f"encode, {shard}"
-    with progress_bar(len(share), label, show=progress) as bar:
-        for case in share:
-            path, started = _path(folder, case), time.perf_counter()
-            finished = _is_finished(path, case, settings)
-            if not finished:
-                _encode(case, network, settings, tiles).save(path)
-            done[path] = None if finished else time.perf_counter() - started
-            bar.update()
-    rows = describe_files(done)
+    paths = {_path(folder, case): case for case in cases}
+
+    def work(path: Path) -> dict[str, Any]:
+        started = time.perf_counter()
+        if _is_finished(path, paths[path], settings):
+            return describe(path, EncodedVolume.load(path), None)
+        encoded = _encode(_load(paths[path]), network, settings, tiles)
+        encoded.save(path)
+        return describe(path, encoded, time.perf_counter() - started)
+
+    rows, refused = go_through(list(paths), shard, work, "encode", progress)
     with in_turn(folder, shard):
-        paths = {_path(folder, case): case for case in cases}
-        there = [path for path in paths if path in done or _is_finished(path, paths[path], settings, whole=False)]
-        if latents and len(there) == len(paths):
+        report = folder / "encode.json"
+        others = {path: case for path, case in paths.items() if path not in rows and path not in refused}
+        done = {path for path, case in others.items() if _is_finished(path, case, settings, whole=False)}
+        there = [path for path in paths if path in rows or path in done]
+        of_others = {path: _changed(case) for path, case in others.items() if path not in done}
+        left_out = all_refused(report, refused, of_others)
+        if latents and len(there) + len(left_out) == len(paths):
             add_latent_statistics(there)
-        write_summary(folder / "encode.json", rows, there, len(paths), shard)
-    wait_for_ranks()
-    return rows
+        write_summary(report, list(rows.values()), there, left_out, len(paths), shard)
+    refusals.end(len(refused), len(rows) + len(refused), report)
+    return list(rows.values())
 
 
 def _path(folder: Path, case: Case) -> Path:
@@ -108,8 +114,7 @@ def _is_finished(path: Path, case: Case, settings: dict[str, Any], whole: bool =
     """Whether a file is newer than its volume, and of these settings; ``whole`` looks for damage too."""
     if not path.is_file():
         return False
-    files = [case["image"]] if isinstance(case["image"], str) else case["image"]
-    if any(Path(file).stat().st_mtime > path.stat().st_mtime for file in files if Path(file).is_file()):
+    if _changed(case) > path.stat().st_mtime:
         return False
     try:
         if whole:
@@ -121,8 +126,22 @@ def _is_finished(path: Path, case: Case, settings: dict[str, Any], whole: bool =
     return found | {"max_error_hu": header.get("residual_max_error_hu")} == settings
 
 
-def _encode(case: Case, network: VQGAN, settings: dict[str, Any], tiles: ExactTileInferer) -> EncodedVolume:
-    volume = load_volume()({"image": case["image"]})["image"]
+def _changed(case: Case) -> float:
+    """When the newest file of a volume was modified, in seconds since 1970; 0 if there is none."""
+    files = [case["image"]] if isinstance(case["image"], str) else case["image"]
+    return max((Path(file).stat().st_mtime for file in files if Path(file).is_file()), default=0.0)
+
+
+def _load(case: Case) -> MetaTensor:
+    try:
+        return load_volume()({"image": case["image"]})["image"]
+    except Exception as error:
+        if (found := unreadable(error, case_key(case))) is None:
+            raise
+        raise Refused(found.message) from error
+
+
+def _encode(volume: MetaTensor, network: VQGAN, settings: dict[str, Any], tiles: ExactTileInferer) -> EncodedVolume:
     hu, window = volume.as_tensor()[None], settings["hu_window"]
     grid = latent_grid(hu.shape[2:], network.factor)
     codes = np.empty((1, *grid), _writable_type(network.num_embeddings))

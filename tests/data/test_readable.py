@@ -26,6 +26,13 @@ def test_a_case_that_is_refused_costs_no_other(capsys):
     assert "left out: b.nii.gz: expected a CT, found a cake" in capsys.readouterr().err
 
 
+def test_every_rank_names_what_it_left_out(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    list(ReadableCases(CASES, read))
+    assert "rank 1: left out: b.nii.gz: expected a CT" in capsys.readouterr().err
+
+
 def test_a_case_that_is_done_is_not_read():
     dataset = ReadableCases(CASES, read, is_done=lambda case: case["case"] != "a")
     assert names(dataset) == ["a"]

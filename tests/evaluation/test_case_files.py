@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 
@@ -80,9 +81,25 @@ def test_a_refusal_is_kept_until_the_case_is_judged(tmp_path, case):
     assert (files.refusal(case), files.row(case)) == (None, {"case": "a"})
 
 
-def test_the_row_of_another_shard_costs_no_reading_of_its_volume(tmp_path, case):
+def test_the_row_of_another_shard_costs_no_reading_of_its_volume(tmp_path, case, monkeypatch):
     CaseFiles(tmp_path, MADE_BY).save(case, {"case": "a"})
-    (tmp_path / "a.nii.gz").unlink()
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert CaseFiles(tmp_path, MADE_BY).row(case, by_bytes=False) == {"case": "a"}
+
+
+def test_a_volume_that_was_replaced_makes_the_row_and_refusal_of_another_shard_void(tmp_path, case):
+    files = CaseFiles(tmp_path, MADE_BY)
+    for keep, known in ((files.save, {"case": "a"}), (files.refuse, "no volume")):
+        keep(case, known)
+        assert known in (files.row(case, by_bytes=False), files.refusal(case))
+        with open(case["image"], "ab") as file:
+            file.write(b"more")
+        assert (files.row(case, by_bytes=False), files.refusal(case)) == (None, None)
+
+
+def test_a_volume_that_was_only_touched_counts_again_once_its_bytes_were_compared(tmp_path, case):
+    CaseFiles(tmp_path, MADE_BY).save(case, {"case": "a"})
+    os.utime(case["image"], (1, 1))
     again = CaseFiles(tmp_path, MADE_BY)
-    assert again.row(case) is None
-    assert again.row(case, same_volume=False) == {"case": "a"}
+    assert again.row(case, by_bytes=False) is None
+    assert again.row(case) == again.row(case, by_bytes=False) == {"case": "a"}

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader
-from monai.data import Dataset as CaseDataset
 from monai.engines import SupervisedEvaluator
 
-from ctpa_vqgan.data import ToHUd, find_cases, prepare_volume
+from ctpa_vqgan.data import ReadableCases, ToHUd, find_cases, prepare_volume
+from ctpa_vqgan.errors import Stopped, UserError
 from ctpa_vqgan.evaluation import CaseFiles
+from ctpa_vqgan.files import Claim
 from ctpa_vqgan.handlers import CaseScores, CaseWriter
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.networks import VQGAN
@@ -26,6 +27,8 @@ SIZE = (37, 34, 33)  # no side is a multiple of the factor
 class Identity(torch.nn.Module):
     """Gives back what it gets, and has the codes of a small network."""
 
+    calls = 0
+
     def __init__(self, offset_hu=0.0):
         super().__init__()
         self.coder, self.offset = VQGAN(channels=(4, 8), num_embeddings=32, embedding_dim=4), offset_hu / 1000
@@ -34,6 +37,7 @@ class Identity(torch.nn.Module):
         self.encode, self.decode_samples = self.coder.encode, self.coder.decode_samples
 
     def forward(self, x):
+        self.calls += 1
         return (x + self.offset).clone()
 
 
@@ -50,23 +54,23 @@ def folder(tmp_path):
     return tmp_path
 
 
-def evaluate(folder, network, writer=True, shard=None, **options):
+def evaluate(folder, network, writer=True, shard=None, made_by="one", **options):
     scores = CaseScores(network, WINDOW)
-    dataset = CaseDataset(find_cases(folder / "in"), prepare_volume(WINDOW))
-    handlers = [CaseWriter(folder / "out", scores, shard=shard, **options)] if writer else None
+    cases, handlers = ReadableCases(find_cases(folder / "in"), prepare_volume(WINDOW)), []
+    if writer:
+        files = CaseFiles(folder / "out", {"network": made_by})
+        handlers = [CaseWriter(folder / "out", scores, files, shard=shard, **options)]
+        cases.is_done = handlers[0].is_done
     evaluator = SupervisedEvaluator(
         device="cpu",
-        val_data_loader=DataLoader(dataset, sampler=(shard or Shard()).take(range(len(dataset)))),
+        val_data_loader=DataLoader(cases),
         network=network,
         inferer=VQGANInferer(roi_size=(16, 16, 8)),
         postprocessing=ToHUd(keys="pred", hu_window=WINDOW),
         key_val_metric={"psnr": scores},
         val_handlers=handlers,
     )
-    if writer:
-        handlers[0].run(evaluator)
-    else:
-        evaluator.run()
+    evaluator.run()
     return evaluator, scores
 
 
@@ -150,18 +154,78 @@ def test_a_network_without_exact_tiles_is_scored_without_codes(folder):
 
 def test_volumes_can_be_left_out(folder):
     evaluate(folder, Identity(offset_hu=20.0), volumes=False)
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["metrics.json", "per_case.csv"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["cases", "metrics.json", "per_case.csv"]
+
+
+def damage(folder, name):
+    path = folder / f"in/{name}.nii.gz"
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+def test_a_damaged_volume_is_told_and_costs_no_other(folder, capsys):
+    path = damage(folder, "a")
+    with pytest.raises(Stopped, match=r"1 of 2 volumes were left out, see .*metrics\.json") as stopped:
+        evaluate(folder, Identity())
+    assert stopped.value.code == 3
+    assert f"left out: {path}: [gzip]" in capsys.readouterr().err
+    assert [case["case"] for case in metrics(folder)["cases"]] == ["b"]
+    (refused,) = metrics(folder)["refused"]
+    assert refused["case"] == "a" and refused["error"].startswith(str(path))
+
+
+def test_nothing_but_damaged_volumes_is_an_error(folder):
+    damage(folder, "a"), damage(folder, "b")
+    with pytest.raises(UserError, match=r"a\.nii\.gz: \[gzip\]"):
+        evaluate(folder, Identity())
+    assert not (folder / "out/metrics.json").exists()
+
+
+def test_a_full_disk_ends_the_run_and_the_same_command_goes_on_after_it(folder, monkeypatch):
+    save = CaseFiles.save
+
+    def full(self, case, row):
+        if case["case"] == "b":
+            raise UserError("b.json: could not be written (No space left on device)")
+        save(self, case, row)
+
+    monkeypatch.setattr(CaseFiles, "save", full)
+    with pytest.raises(UserError, match="No space left"):
+        evaluate(folder, Identity())
+    monkeypatch.setattr(CaseFiles, "save", save)
+    _, scores = evaluate(folder, Identity())
+    assert [row["case"] for row in scores.rows] == ["b"], "a was kept"
+    assert [case["case"] for case in metrics(folder)["cases"]] == ["a", "b"]
+
+
+def test_a_case_is_done_again_only_if_its_row_volume_network_or_source_is_another(folder, capsys):
+    def calls(made_by="one"):
+        network = Identity()
+        evaluate(folder, network, made_by=made_by)
+        assert [case["case"] for case in metrics(folder)["cases"]] == ["a", "b"]
+        return network.calls
+
+    both = calls()
+    assert calls() == 0
+    (folder / "out/a_reconstruction.nii.gz").unlink()
+    assert calls() == both / 2
+    (folder / "out/cases/b.json").unlink()
+    assert calls() == both / 2
+    assert calls(made_by="two") == both
+    values = np.asarray(nib.load(folder / "in/b.nii.gz").dataobj)
+    nib.save(nib.Nifti1Image(values[::-1], np.diag([0.7, 0.8, 1.5, 1])), folder / "in/b.nii.gz")
+    assert calls(made_by="two") == both / 2
+    assert "1 of 2 cases were judged before" in capsys.readouterr().out
 
 
 def test_shards_leave_volumes_and_tables_of_all_cases(folder, capsys):
-    files, network = CaseFiles(folder / "out", {"network": "one"}), Identity()
-    evaluate(folder, network, shard=Shard.of("2/3"), files=files)
+    evaluate(folder, Identity(), shard=Shard.of("2/3"))
     assert "1 of 2 cases are done; the rest is for other shards" in capsys.readouterr().out
-    evaluate(folder, network, shard=Shard.of("3/3"), files=files)
-    assert "shard 3/3 has no case: there are 2" in capsys.readouterr().out
-    evaluate(folder, network, shard=Shard.of("1/3"), files=files)
+    evaluate(folder, Identity(), shard=Shard.of("3/3"))
+    assert "shard 3/3: no case is left for it: there are 2" in capsys.readouterr().out
+    evaluate(folder, Identity(), shard=Shard.of("1/3"))
     shared = metrics(folder)
-    evaluate(folder, network)
+    evaluate(folder, Identity(), made_by="another")
     alone = metrics(folder)
     for row in (*shared["cases"], *alone["cases"], shared["mean"], alone["mean"]):
         del row["seconds"]
@@ -169,12 +233,24 @@ def test_shards_leave_volumes_and_tables_of_all_cases(folder, capsys):
     assert all((folder / f"out/{name}_reconstruction.nii.gz").is_file() for name in "ab")
 
 
+def test_what_a_shard_refused_is_told_by_the_last_one(folder):
+    damage(folder, "a")
+    with pytest.raises(Stopped):
+        evaluate(folder, Identity(), shard=Shard.of("1/2"))
+    evaluate(folder, Identity(), shard=Shard.of("2/2"))
+    assert [row["case"] for row in metrics(folder)["cases"]] == ["b"]
+    assert [row["case"] for row in metrics(folder)["refused"]] == ["a"]
+
+
 def test_scores_of_another_network_are_not_told_with_those_of_a_shard(folder):
-    evaluate(folder, Identity(), shard=Shard.of("2/2"), files=CaseFiles(folder / "out", {"network": "one"}))
-    evaluate(folder, Identity(), shard=Shard.of("1/2"), files=CaseFiles(folder / "out", {"network": "two"}))
+    evaluate(folder, Identity(), shard=Shard.of("2/2"), made_by="one")
+    evaluate(folder, Identity(), shard=Shard.of("1/2"), made_by="two")
     assert [case["case"] for case in metrics(folder)["cases"]] == ["a"]
 
 
-def test_a_shard_that_cannot_keep_its_rows_for_others_is_refused(folder):
-    with pytest.raises(ValueError, match="files: expected CaseFiles"):
-        CaseWriter(folder, None, shard=Shard.of("1/2"))
+def test_two_processes_do_not_do_the_same_case_at_once(folder):
+    busy = Claim(folder / "out/cases")
+    with pytest.raises(UserError, match="works there"):
+        evaluate(folder, Identity())
+    busy.release()
+    evaluate(folder, Identity())

@@ -276,7 +276,7 @@ def test_shards_leave_the_numbers_of_one_process_in_any_order(folder, parts):
 
 def test_shards_tell_what_is_left_for_others(folder, capsys):
     run(folder, shard=shard("2/2"))
-    assert "1 of 3 cases judged; the rest is for other shards" in capsys.readouterr().out
+    assert "1 of 3 cases are done; the rest is for other shards" in capsys.readouterr().out
     assert [case["case"] for case in metrics(folder)["cases"]] == ["b"]
     run(folder, shard=shard("1/2"))
     assert "3 cases, mean:" in capsys.readouterr().out
@@ -287,7 +287,7 @@ def test_a_share_without_cases_ends_well(folder, capsys):
     run(folder, shard=shard("3/3"))
     told = capsys.readouterr().out
     assert "shard 3/3: no case is left for it: there are 2" in told
-    assert "0 of 2 cases judged" in told
+    assert "0 of 2 cases are done" in told
     assert not (folder / "out/metrics.json").exists()
 
 
@@ -303,7 +303,7 @@ def test_a_killed_shard_goes_on_with_its_own_cases(folder, capsys):
     with pytest.raises(KeyboardInterrupt):
         run(folder, stop_at="c", shard=shard("1/2"))
     one = run(folder, shard=shard("2/2"))
-    assert "2 of 3 cases judged; the rest" in capsys.readouterr().out, "what the killed one has judged counts"
+    assert "2 of 3 cases are done; the rest" in capsys.readouterr().out, "what the killed one has judged counts"
     assert run(folder, shard=shard("1/2")) == one, "c alone"
     assert "shard 1/2: 1 of 2 cases were judged before" in capsys.readouterr().out
     assert run(folder, shard=shard("3/3")) == 0, "nor does another division judge anything anew"
@@ -333,15 +333,23 @@ def test_a_volume_that_was_mended_is_not_refused_any_more(folder):
     assert metrics(folder)["refused"] == []
 
 
+def test_a_replaced_volume_of_another_shard_does_not_count_as_done(folder, capsys):
+    run(folder, shard=shard("1/2"))
+    shutil.copyfile(folder / "in/a.nii.gz", folder / "in/c.nii.gz")
+    run(folder, shard=shard("2/2"))
+    assert "2 of 3 cases are done; the rest" in capsys.readouterr().out
+    assert [case["case"] for case in metrics(folder)["cases"]] == ["a", "b"]
+
+
 def test_shards_that_end_together_leave_whole_pages(folder, monkeypatch):
     both = threading.Barrier(2)
-    finish = ReportWriter._finish
+    finish = ReportWriter.write_all
 
     def finish_together(self):
         both.wait(timeout=60)
         finish(self)
 
-    monkeypatch.setattr(ReportWriter, "_finish", finish_together)
+    monkeypatch.setattr(ReportWriter, "write_all", finish_together)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda part: run(folder, shard=shard(part)), ("1/2", "2/2")))
     assert [case["case"] for case in metrics(folder)["cases"]] == ["a", "b", "c"]

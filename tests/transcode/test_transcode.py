@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from ctpa_vqgan.data import find_cases, load_volume, to_hu
-from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.errors import Stopped, UserError
+from ctpa_vqgan.files import in_turn
 from ctpa_vqgan.inferers import ExactTileInferer
 from ctpa_vqgan.networks import VQGAN, make_quantizer
 from ctpa_vqgan.ranks import Shard
 from ctpa_vqgan.tokens import EncodedVolume
 from ctpa_vqgan.transcode import decode_files, encode_cases
-from ctpa_vqgan.transcode.summary import describe_files
 
 WINDOW = (-1000.0, 1000.0)
 TILES = ExactTileInferer((32, 32, 16))
@@ -212,12 +212,11 @@ def test_shards_that_end_together_lose_no_row_and_write_no_statistics_twice(
     monkeypatch.setattr(EncodedVolume, "save", lambda self, path: (written.append(path), save(self, path)))
     both = threading.Barrier(3)
 
-    def described(done):
-        rows = describe_files(done)
+    def together(folder, shard):
         both.wait(timeout=30)  # all have done their cases and none has merged
-        return rows
+        return in_turn(folder, shard)
 
-    monkeypatch.setattr("ctpa_vqgan.transcode.encode.describe_files", described)
+    monkeypatch.setattr("ctpa_vqgan.transcode.encode.in_turn", together)
 
     def work(part):
         how = {"tiles": TILES, "latents": True, "progress": False}
@@ -259,6 +258,88 @@ def test_shards_decode_what_one_process_decodes(codes, network, tmp_path):
     assert without_seconds(tmp_path / "shared/decode.json") == without_seconds(tmp_path / "alone/decode.json")
     for path in (tmp_path / "alone").glob("*.nii.gz"):
         assert (tmp_path / "shared" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.fixture
+def mixed(phantom_folder, tmp_path) -> Path:
+    """Three volumes, of which the second is damaged."""
+    shutil.copytree(phantom_folder, tmp_path / "mixed")
+    path = tmp_path / "mixed/phantom_01.nii.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+    return tmp_path / "mixed"
+
+
+def refused(path: Path) -> list[str]:
+    return [row["case"] for row in json.loads(path.read_text())["refused"]]
+
+
+def test_a_damaged_volume_costs_no_other_and_is_told(mixed, network, tmp_path, capsys):
+    codes = tmp_path / "codes"
+    with pytest.raises(Stopped, match=r"1 of 3 volumes were left out, see .*encode\.json") as stopped:
+        encode_cases(find_cases(mixed), network, codes, WINDOW, TILES, latents=True, progress=False)
+    assert stopped.value.code == 3
+    assert f"left out: {mixed / 'phantom_01.nii.gz'}: [gzip]" in capsys.readouterr().err
+    assert refused(codes / "encode.json") == ["phantom_01"]
+    files = [EncodedVolume.load(path) for path in sorted(codes.glob("*.npz"))]
+    assert len(files) == 2 and all(file.latent_mean is not None for file in files), "statistics of those that are there"
+
+
+def test_what_a_shard_refused_is_told_until_the_volume_is_mended(mixed, phantom_folder, network, tmp_path, capsys):
+    cases, codes, how = find_cases(mixed), tmp_path / "codes", {"tiles": TILES, "progress": False}
+    with pytest.raises(Stopped):
+        encode_cases(cases, network, codes, WINDOW, shard=shard("2/2"), **how)
+    encode_cases(cases, network, codes, WINDOW, shard=shard("1/2"), **how)
+    assert "2 cases, mean:" in capsys.readouterr().out, "nothing is left for others"
+    assert refused(codes / "encode.json") == ["phantom_01"]
+    shutil.copyfile(phantom_folder / "phantom_01.nii.gz", mixed / "phantom_01.nii.gz")
+    os.utime(mixed / "phantom_01.nii.gz", (2**31, 2**31))
+    encode_cases(cases, network, codes, WINDOW, shard=shard("1/2"), **how)
+    assert "2 of 3 cases are done; the rest is for other shards" in capsys.readouterr().out
+    assert refused(codes / "encode.json") == []
+
+
+def test_nothing_but_damaged_volumes_is_an_error(mixed, network, tmp_path):
+    cases = find_cases(mixed)[1:2]
+    with pytest.raises(UserError, match=r"phantom_01\.nii\.gz: \[gzip\]"):
+        encode_cases(cases, network, tmp_path / "codes", WINDOW, TILES, progress=False)
+
+
+def test_a_full_disk_is_no_fault_of_a_volume(phantom_folder, network, tmp_path, monkeypatch):
+    def full(self, path):
+        raise UserError(f"{path}: could not be written (No space left on device)")
+
+    monkeypatch.setattr(EncodedVolume, "save", full)
+    with pytest.raises(UserError, match=r"phantom_00\.npz: could not be written"):
+        encode_cases(find_cases(phantom_folder), network, tmp_path / "codes", WINDOW, TILES, progress=False)
+    assert not (tmp_path / "codes/encode.json").exists()
+
+
+@pytest.mark.parametrize("done_before", [False, True])
+def test_a_damaged_code_file_costs_no_other_and_is_told(codes, network, tmp_path, capsys, done_before):
+    back, second = tmp_path / "back", codes / "phantom_01.npz"
+    if done_before:
+        decode_files(codes, network, back, TILES, progress=False)
+    whole, modified = second.read_bytes(), second.stat().st_mtime
+    second.write_bytes(whole[:-40])
+    os.utime(second, (modified, modified))
+    with pytest.raises(Stopped, match=r"1 of 3 code files were left out, see .*decode\.json") as stopped:
+        decode_files(codes, network, back, TILES, progress=False)
+    assert stopped.value.code == 3
+    assert f"left out: {second}: expected a seal" in capsys.readouterr().err
+    assert refused(back / "decode.json") == ["phantom_01"]
+    assert [row["case"] for row in without_seconds(back / "decode.json")] == ["phantom_00", "phantom_02"]
+    second.write_bytes(whole)
+    decode_files(codes, network, back, TILES, progress=False)
+    assert refused(back / "decode.json") == []
+
+
+def test_shards_tell_of_code_files_that_others_refused(codes, network, tmp_path):
+    (codes / "phantom_01.npz").write_bytes(b"no codes")
+    with pytest.raises(Stopped):
+        decode_files(codes, network, tmp_path / "back", TILES, progress=False, shard=shard("2/2"))
+    decode_files(codes, network, tmp_path / "back", TILES, progress=False, shard=shard("1/2"))
+    assert refused(tmp_path / "back/decode.json") == ["phantom_01"]
+    assert len(without_seconds(tmp_path / "back/decode.json")) == 2
 
 
 def test_the_summary_tells_sizes_and_rates(codes):
