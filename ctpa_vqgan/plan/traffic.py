@@ -39,13 +39,13 @@ class StepTraffic(NamedTuple):
 
     @property
     def gathered(self) -> int:
-        """Bytes of all that is all-gathered, from all ranks together, or copied from one."""
-        return self.reservoir + self.book + self.code_list
+        """Bytes of all that is all-gathered, from all ranks together."""
+        return self.reservoir + self.code_list
 
     @property
     def sent_per_rank(self) -> int:
         """Bytes that each rank sends, and as many that it receives; 0 for one rank alone."""
-        return math.ceil((2 * self.summed + self.gathered) * (self.world_size - 1) / self.world_size)
+        return math.ceil((2 * self.summed + self.gathered + self.book) * (self.world_size - 1) / self.world_size)
 
     def seconds(self, gbit: float) -> float:
         """For a network of so many Gbit/s each way and rank, when nothing is computed meanwhile."""
