@@ -304,7 +304,7 @@ def test_messages_name_the_neutral_case(later):
     folder, code = later
     stdout, stderr = ((folder / name).read_text() for name in ("stdout", "stderr"))
     assert re.search(r"damaged/volumes/ct-[0-9a-f]{12}\.nii: \[payload\] .*left out: 1 of 3 training cases", stderr)
-    assert re.search(r"^error: .*damaged/volumes/ct-[0-9a-f]{12}\.nii: \[payload\]", stderr, re.MULTILINE)
+    assert re.search(r"^left out: .*damaged/volumes/ct-[0-9a-f]{12}\.nii: \[payload\]", stderr, re.MULTILINE)
     assert NAMES_NOTICE not in stdout + stderr, "it is for files that are not prepared"
     assert code == 1
     assert "Traceback (most recent call last)" in stderr

@@ -47,6 +47,7 @@ class ReadableCases(IterableDataset):
                 if cause is None:
                     raise
                 self.refused[case["case"]] = str(cause)
-                say(f"left out: {cause}", every_rank=True)
+                if len(self.data) > 1:  # the error of a single volume is that of the run
+                    say(f"left out: {cause}", every_rank=True)
             else:
                 yield item

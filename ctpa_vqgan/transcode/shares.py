@@ -39,6 +39,7 @@ def go_through(
                 rows[path] = work(path)
             except Refused as error:
                 refused[path] = str(error)
-                say(f"left out: {error}", every_rank=True)
+                if len(paths) > 1:  # the error of a single file is that of the run
+                    say(f"left out: {error}", every_rank=True)
             bar.update()
     return rows, refused
