@@ -70,7 +70,11 @@ def decode_files(
     Raises:
         UserError: a file is damaged, made by another network, or its residual does not fit what is decoded here.
     """
-    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), shard or Shard.of_this_process()
+    folder, tiles, shard = (
+        Path(output_dir),
+        tiles or ExactTileInferer(allow_whole=True),
+        shard or Shard.of_this_process(),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = network_fingerprint(network)
     done: dict[Path, float | None] = {}
