@@ -6,9 +6,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from ctpa_vqgan.bundle import default_stride
 from ctpa_vqgan.errors import UserError, printable
+from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.handlers import ModelExport
+from ctpa_vqgan.networks import PatchDiscriminators
 from ctpa_vqgan.networks.baseline import Baseline, read_baseline
 from ctpa_vqgan.sealed import save_sealed
 
@@ -55,14 +59,25 @@ def import_checkpoint(
     knobs = {"factor": found.network.factor, "hu_window": window, "patch_size": patch, "stride": stride}
     ModelExport(folder, found.network, knobs).save()
     if found.discriminators is not None:
-        save_sealed(found.discriminators.state_dict(), folder / "discriminators.pt")
+        _write_discriminators(found.discriminators, folder)
     return assumed
+
+
+def _write_discriminators(critics: PatchDiscriminators, folder: Path) -> None:
+    """Weights, and the overlay with which training begins from them."""
+    weights, own = folder / "discriminators.pt", dict(critics.config)
+    save_sealed(critics.state_dict(), weights)
+    overlay = {"discriminator_init_path": str(weights.resolve())}
+    overlay |= {"discriminator_channels": own.pop("channels"), "discriminator_layers": own.pop("num_layers")}
+    overlay |= {f"discriminator_def::{name}": value for name, value in own.items()}
+    text = "# The discriminators of discriminators.pt; merge it after train.yaml.\n"
+    write_whole(folder / "discriminators.yaml", text + yaml.safe_dump(overlay, sort_keys=False))
 
 
 def run_import(checkpoint: str, output: str, **options: Sequence[float] | int | None) -> None:
     """:func:`import_checkpoint`, and tell what it did, what it assumed, and how to go on."""
     assumed = import_checkpoint(checkpoint, output, **options)
-    for file in sorted(Path(output).iterdir()):
+    for file in sorted((*Path(output).glob("model.*"), *Path(output).glob("discriminators.*"))):
         print(printable(str(file)))
     for assumption in assumed:
         print(f"assumed: {printable(assumption)}")

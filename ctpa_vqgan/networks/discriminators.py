@@ -88,6 +88,17 @@ class PatchDiscriminators(nn.Module):
         self.slices = critic(spatial_dims=2) if slices else None
         for one in filter(None, (self.volume, self.slices)):  # MONAI pads its last convolution by its kernel alone
             one.final_conv.conv.padding = (padding,) * len(one.final_conv.conv.padding)
+        #: how to build them again, but for the choice of slices
+        self.config = {
+            "channels": channels,
+            "num_layers": num_layers,
+            "in_channels": in_channels,
+            "volume": volume,
+            "slices": slices,
+            "norm": norm,
+            "padding": padding,
+            "bias": bias,
+        }
         self.num_slices = num_slices
         self.min_side = min_side(num_layers)
 

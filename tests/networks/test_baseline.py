@@ -235,7 +235,7 @@ def test_a_hostile_checkpoint_is_told_by_what_it_would_call(tmp_path):
 
 
 def test_a_plain_pickle_runs_nothing(tmp_path):
-    (tmp_path / "peer.ckpt").write_bytes(pickle.dumps(Touch(tmp_path / "sprung")))
+    (tmp_path / "peer.ckpt").write_bytes(pickle.dumps(Touch(tmp_path / "sprung"), protocol=2))
     with pytest.raises(UserError, match="damaged"):
         load_baseline(tmp_path / "peer.ckpt")
     assert not (tmp_path / "sprung").exists()
