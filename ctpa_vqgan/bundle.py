@@ -264,7 +264,7 @@ def lpips(path: str | None, device: torch.device | str) -> LPIPS | None:
 
 
 def start_from(network: torch.nn.Module, path: str | None) -> None:
-    """Begin training from weights (fine-tuning), of network or critics; a checkpoint of the run itself overrides them."""
+    """Begin training from weights (fine-tuning), of network or critics; a checkpoint of the run overrides them."""
     if path is not None:
         load_weights(network, path)
         logger.info("starting from the weights in %s", path)

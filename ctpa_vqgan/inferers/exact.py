@@ -30,6 +30,7 @@ from ctpa_vqgan.inferers.streams import (
 from ctpa_vqgan.inferers.tiles import Tile, grid_tiles, in_voxels, latent_grid, length
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.networks.blocks import UnboundedReceptiveField
+from ctpa_vqgan.networks.vqgan import LARGEST_TENSOR
 from ctpa_vqgan.out_of_memory import is_out_of_memory, release_memory
 from ctpa_vqgan.precision import CODE_PRECISIONS, numerics
 from ctpa_vqgan.progress import progress_bar
@@ -276,6 +277,7 @@ class ExactTileInferer(Inferer):
         except UnboundedReceptiveField:
             if not self.allow_whole:
                 raise
+            _refuse_too_large(network, [g * f for g, f in zip(grid, factor)])
             # a halo as wide as the volume; with several cores it would be computed several times
             halo, core, offset = tuple(grid), core and list(grid), (0,) * len(grid)
         if core:
@@ -307,6 +309,15 @@ def _halved(
         "memory ran out (%s); tiles are now %s voxels, not %s; this volume begins again", reason, smaller, size
     )
     return tuple(core)
+
+
+def _refuse_too_large(network: VQGAN, size: Sequence[int]) -> None:
+    """Say what there is instead of a whole volume that is beyond what convolutions can count."""
+    if network.largest_activation(size) > LARGEST_TENSOR:
+        raise UnboundedReceptiveField(
+            f"norm='group' takes its statistics over the whole volume, and {tuple(size)} voxels are too many for one "
+            "tile; reconstruct them by windows (inference), make codes of smaller volumes, or train with norm='rms'"
+        )
 
 
 def _checked(network: Any) -> VQGAN:
