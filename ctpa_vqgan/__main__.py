@@ -109,6 +109,16 @@ def _parser() -> argparse.ArgumentParser:
             help="let the overlays hold expressions and components: they can run any code, so trust who wrote them",
         )
         command.set_defaults(function=_workflow, name=name, checkpoint=None)
+    imports = commands.add_parser(
+        "import-checkpoint", help="take over a VQ-GAN of TATS, medicaldiffusion or X-ray2CTPA"
+    )
+    imports.add_argument("checkpoint", metavar="PEER.ckpt", help="Lightning checkpoint or state_dict; never executed")
+    imports.add_argument("--output", required=True, help="folder for model.pt and model.yaml")
+    imports.add_argument("--factor", type=int, nargs=3, metavar=("X", "Y", "Z"), help="voxels per code, if not told")
+    imports.add_argument("--num-groups", type=int, metavar="N", help="groups of the norm, if not 32")
+    imports.add_argument("--hu-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU at -1 and 1")
+    imports.add_argument("--patch-size", type=int, nargs=3, metavar=("X", "Y", "Z"), help="voxels of the windows")
+    imports.set_defaults(function=_import_checkpoint, name="import-checkpoint")
     verify = commands.add_parser("verify", help="compare the bundle's files with the SHA-256 in its manifest.sha256")
     verify.add_argument("--bundle", help=BUNDLE_HELP)
     verify.add_argument("--write", action="store_true", help="write the manifest anew, after a change that was meant")
@@ -181,6 +191,19 @@ def _verify(options: argparse.Namespace) -> int:
     if not any(found):
         print(f"{bundle}: every file is as its manifest says")
     return int(any(found))
+
+
+def _import_checkpoint(options: argparse.Namespace) -> None:
+    from ctpa_vqgan.cli.import_checkpoint import run_import
+
+    run_import(
+        options.checkpoint,
+        options.output,
+        factor=options.factor,
+        num_groups=options.num_groups,
+        hu_window=options.hu_window,
+        patch_size=options.patch_size,
+    )
 
 
 def _prepare(options: argparse.Namespace) -> int:

@@ -275,8 +275,8 @@ def lpips(path: str | None, device: torch.device | str) -> LPIPS | None:
     return LPIPS(path).to(device)
 
 
-def start_from(network: VQGAN, path: str | None) -> None:
-    """Begin training from inference weights (fine-tuning); a checkpoint of the run itself overrides them."""
+def start_from(network: torch.nn.Module, path: str | None) -> None:
+    """Begin training from weights (fine-tuning), of network or critics; a checkpoint of the run overrides them."""
     if path is not None:
         load_weights(network, path)
         logger.info("starting from the weights in %s", path)

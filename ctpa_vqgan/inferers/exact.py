@@ -29,6 +29,8 @@ from ctpa_vqgan.inferers.streams import (
 )
 from ctpa_vqgan.inferers.tiles import Tile, grid_tiles, in_voxels, latent_grid, length
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.networks.blocks import UnboundedReceptiveField
+from ctpa_vqgan.networks.vqgan import LARGEST_TENSOR
 from ctpa_vqgan.out_of_memory import is_out_of_memory, release_memory
 from ctpa_vqgan.precision import CODE_PRECISIONS, numerics
 from ctpa_vqgan.progress import progress_bar
@@ -65,6 +67,8 @@ class ExactTileInferer(Inferer):
             codes that anyone can reproduce, ``"tf32"`` (convolutions on CUDA) or ``"bf16"`` (autocast).
         cval: what padding holds; -1 is air on the scale of [-1, 1].
         progress: show a bar over the tiles, with the precision.
+        allow_whole: take the whole volume for one tile where a network has no finite halo (``norm="group"``), which
+            needs the memory for it; without this such a network is refused.
 
     Raises:
         ValueError: if ``tile_size`` and ``memory_bytes`` are both given, or ``precision`` is unknown.
@@ -89,6 +93,7 @@ class ExactTileInferer(Inferer):
         precision: str = "float32",
         cval: float = -1.0,
         progress: bool = False,
+        allow_whole: bool = False,
     ) -> None:
         super().__init__()
         if tile_size is not None and memory_bytes is not None:
@@ -97,7 +102,7 @@ class ExactTileInferer(Inferer):
             raise ValueError(f"precision must be one of {', '.join(CODE_PRECISIONS)}, found {precision!r}")
         self.tile_size = None if memory_bytes is not None else tuple(tile_size or DEFAULT_TILE)
         self.memory_bytes, self.offset, self.precision = memory_bytes, tuple(offset), precision
-        self.cval, self.progress = cval, progress
+        self.cval, self.progress, self.allow_whole = cval, progress, allow_whole
         # by task, the largest core in latent positions since memory ran out
         self._largest: dict[str, tuple[int, ...]] = {}
 
@@ -125,7 +130,7 @@ class ExactTileInferer(Inferer):
 
         Args:
             inputs: [B, C, H, W, D], a tensor or array; never copied as a whole.
-            network: with a ``factor`` and a finite ``halo``.
+            network: with a ``factor`` and a ``halo``, finite unless ``allow_whole``.
             out: [B, h, w, d] of integers that hold a code, where codes go (a memory map, for example).
             before: takes a tile [1, C, ...] of ``inputs`` on the network's device to the network's scale.
             latents: [B, E, h, w, d] of floating point, where the continuous latents go if they are wanted too.
@@ -265,10 +270,18 @@ class ExactTileInferer(Inferer):
             least = 1 if name == "tile_size" else 0
             if size and (len(size) != len(factor) or any(s % f or s < least for s, f in zip(size, factor))):
                 raise ValueError(f"{name} {size} must be {len(factor)} multiples of the compression factor {factor}")
-        halo = network.halo.encoder if task == "encode" else network.halo.decoder
         offset = tuple(o // f for o, f in zip(self.offset, factor))
-        if self.tile_size:
-            return self._limited(task, [t // f for t, f in zip(self.tile_size, factor)]), halo, offset
+        core = [t // f for t, f in zip(self.tile_size or (), factor)]
+        try:
+            halo = network.halo.encoder if task == "encode" else network.halo.decoder
+        except UnboundedReceptiveField:
+            if not self.allow_whole:
+                raise
+            _refuse_too_large(network, [g * f for g, f in zip(grid, factor)])
+            # a halo as wide as the volume; with several cores it would be computed several times
+            halo, core, offset = tuple(grid), core and list(grid), (0,) * len(grid)
+        if core:
+            return self._limited(task, core), halo, offset
         needed = functools.partial(encoding_bytes if task == "encode" else decoding_bytes, network, self._run)
         return self._limited(task, largest_core(self.memory_bytes, grid, factor, halo, needed)), halo, offset
 
@@ -296,6 +309,15 @@ def _halved(
         "memory ran out (%s); tiles are now %s voxels, not %s; this volume begins again", reason, smaller, size
     )
     return tuple(core)
+
+
+def _refuse_too_large(network: VQGAN, size: Sequence[int]) -> None:
+    """Say what there is instead of a whole volume that is beyond what convolutions can count."""
+    if network.largest_activation(size) > LARGEST_TENSOR:
+        raise UnboundedReceptiveField(
+            f"norm='group' takes its statistics over the whole volume, and {tuple(size)} voxels are too many for one "
+            "tile; reconstruct them by windows (inference), make codes of smaller volumes, or train with norm='rms'"
+        )
 
 
 def _checked(network: Any) -> VQGAN:

@@ -10,6 +10,8 @@ import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
+NORMS = ("instance", "batch")
+
 
 class DiscriminatorOutput(NamedTuple):
     """Scores and features, one entry per view: the volume, then the planes across H, W and D.
@@ -28,7 +30,7 @@ class PatchDiscriminators(nn.Module):
 
     The volume critic sees continuity through slices; the slice critic sees the sharpness that a reader sees, at a
     quarter of the parameters, and one set of weights serves all three planes. PatchGAN: Isola et al. 2017, arXiv
-    1611.07004; TATS: Ge et al. 2022, arXiv 2204.03638. Instance norm only: a sample scores the same in any micro-batch.
+    1611.07004; TATS: Ge et al. 2022, arXiv 2204.03638. With instance norm a sample scores the same in any micro-batch.
     MONAI's ``MultiScalePatchDiscriminator`` is not used (727 M parameters at its usual 64 channels).
 
     Args:
@@ -38,9 +40,13 @@ class PatchDiscriminators(nn.Module):
         volume: whether the 3-D critic is on.
         slices: whether the 2-D critic is on.
         num_slices: S, evenly spaced slices per plane; all of them where a side has fewer.
+        norm: ``"instance"``, or ``"batch"``: scores then hang on the micro-batch in training. The last three are for
+            the critics that :mod:`ctpa_vqgan.networks.baseline` imports.
+        padding: zeros on each side of every convolution, 1 or 2.
+        bias: whether convolutions before a norm have one too.
 
     Raises:
-        ValueError: if both critics are off, or a number is below 1.
+        ValueError: if both critics are off, a number is below 1, or ``norm`` or ``padding`` are others.
 
     Example:
         >>> critics = PatchDiscriminators(channels=8, num_layers=2)
@@ -57,6 +63,9 @@ class PatchDiscriminators(nn.Module):
         volume: bool = True,
         slices: bool = True,
         num_slices: int = 8,
+        norm: str = "instance",
+        padding: int = 1,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if not (volume or slices):
@@ -64,11 +73,32 @@ class PatchDiscriminators(nn.Module):
         for name, number in {"channels": channels, "num_layers": num_layers, "num_slices": num_slices}.items():
             if number < 1:
                 raise ValueError(f"{name} is {number}, expected at least 1")
+        if norm not in NORMS or padding not in (1, 2):
+            raise ValueError(f"norm must be one of {', '.join(NORMS)} and padding 1 or 2, found {norm!r} and {padding}")
         critic = partial(
-            PatchDiscriminator, channels=channels, in_channels=in_channels, num_layers_d=num_layers, norm="INSTANCE"
+            PatchDiscriminator,
+            channels=channels,
+            in_channels=in_channels,
+            num_layers_d=num_layers,
+            norm=norm,
+            padding=padding,
+            bias=bias,
         )
         self.volume = critic(spatial_dims=3) if volume else None
         self.slices = critic(spatial_dims=2) if slices else None
+        for one in filter(None, (self.volume, self.slices)):  # MONAI pads its last convolution by its kernel alone
+            one.final_conv.conv.padding = (padding,) * len(one.final_conv.conv.padding)
+        #: how to build them again, but for the choice of slices
+        self.config = {
+            "channels": channels,
+            "num_layers": num_layers,
+            "in_channels": in_channels,
+            "volume": volume,
+            "slices": slices,
+            "norm": norm,
+            "padding": padding,
+            "bias": bias,
+        }
         self.num_slices = num_slices
         self.min_side = min_side(num_layers)
 

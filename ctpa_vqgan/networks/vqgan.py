@@ -28,6 +28,14 @@ from ctpa_vqgan.networks.quantizers import VectorQuantizer
 from ctpa_vqgan.precision import float32_or_better
 
 FRONT_ENDS = ("none", "space_to_depth", "haar")
+UPSAMPLINGS = ("mirrored", "eager")
+DECODER_ACTIVATIONS = ("last", "first")
+USUAL_SHAPE = {
+    "decoder_kernel": 3,
+    "decoder_activation": "last",
+    "unstrided_kernel": 3,
+    "upsampling": "mirrored",
+}
 LARGEST_TENSOR = 2**31 - 1  # elements that 32-bit kernels can count
 
 
@@ -61,9 +69,16 @@ def _level_strides(factor: Sequence[int], front_end: str) -> tuple[Triple, list[
     return block, strides
 
 
-def _resampling_kernel(stride: Triple) -> Triple:
-    """4 taps where the grid changes (each coarse voxel sees every fine one evenly), 3 where it stays."""
-    return tuple(4 if s == 2 else 3 for s in stride)
+class _Step(NamedTuple):
+    """One change of the grid, between two levels."""
+
+    kernel: Triple
+    stride: Triple
+
+
+def _steps(strides: Sequence[Triple], unstrided_kernel: int) -> list[_Step]:
+    """4 taps where the grid changes: each coarse voxel sees every fine one evenly."""
+    return [_Step(tuple(4 if s == 2 else unstrided_kernel for s in stride), stride) for stride in strides]
 
 
 class VQGAN(nn.Module):
@@ -77,7 +92,8 @@ class VQGAN(nn.Module):
         in_channels: channels of the volume; 1 for CT.
         out_channels: channels of the reconstruction; ``in_channels`` by default.
         channels: width of each level, from the first (behind the front end) to the latent grid.
-        num_res_blocks: residual blocks per level, one number or (encoder, decoder).
+        num_res_blocks: residual blocks per level, one number or (encoder, decoder); either may be a list with one
+            number for each level, as ``channels`` has them.
         factor: voxels per latent position and axis; each 1, 2, 4, 8, ... and not all 1.
         front_end: ``"none"``, ``"space_to_depth"`` or ``"haar"``: an invertible 2x2x2 rearrangement that is part of
             the factor and takes the convolutions at full resolution, the dearest ones, away.
@@ -89,10 +105,20 @@ class VQGAN(nn.Module):
             default :class:`~ctpa_vqgan.networks.quantizers.VectorQuantizer`.
         checkpointing: recompute residual blocks in the backward pass to save memory: all of them, or those of each
             level by its own entry, the finest level first (it takes the most memory).
+        decoder_channels: widths of the decoder where they differ from ``channels``, in the same order.
+        decoder_kernel: taps of the decoder's first convolution, 3 or 1.
+        decoder_activation: where the decoder has the norm and activation that belong to no residual block: before its
+            ``"last"`` convolution, or behind its ``"first"`` one.
+        unstrided_kernel: taps of a resampling convolution along an axis whose grid it leaves as it is, 3 or 4.
+        upsampling: what the decoder does first where axes have unequal factors: ``"mirrored"`` undoes the encoder's
+            steps from the last to the first; ``"eager"`` takes every axis finer from the start, as far as it goes.
+
+    Together the last five and ``num_res_blocks`` by level express the networks that
+    :mod:`ctpa_vqgan.networks.baseline` imports.
 
     Raises:
-        ValueError: if ``factor``, ``channels``, ``front_end``, ``norm`` or ``checkpointing`` do not fit; the message
-            says what would.
+        ValueError: if ``factor``, ``channels``, ``front_end``, ``norm``, ``checkpointing`` or the shape of the decoder
+            do not fit; the message says what would.
 
     Example:
         >>> net = VQGAN(channels=(8, 16), num_embeddings=64, embedding_dim=4).eval()
@@ -115,12 +141,28 @@ class VQGAN(nn.Module):
         embedding_dim: int = 8,
         quantizer: nn.Module | None = None,
         checkpointing: bool | Sequence[bool] = False,
+        decoder_channels: Sequence[int] | None = None,
+        decoder_kernel: int = 3,
+        decoder_activation: str = "last",
+        unstrided_kernel: int = 3,
+        upsampling: str = "mirrored",
     ) -> None:
         super().__init__()
         if spatial_dims != 3:
             raise ValueError(f"spatial_dims must be 3, found {spatial_dims}")
         if front_end not in FRONT_ENDS:
             raise ValueError(f"front_end must be one of {', '.join(FRONT_ENDS)}, found {front_end!r}")
+        if upsampling not in UPSAMPLINGS:
+            raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLINGS)}, found {upsampling!r}")
+        if decoder_activation not in DECODER_ACTIVATIONS:
+            raise ValueError(
+                f"decoder_activation must be one of {', '.join(DECODER_ACTIVATIONS)}, found {decoder_activation!r}"
+            )
+        if decoder_kernel not in (1, 3) or unstrided_kernel not in (3, 4):
+            raise ValueError(
+                f"decoder_kernel must be 1 or 3 and unstrided_kernel 3 or 4, found {decoder_kernel} and "
+                f"{unstrided_kernel}"
+            )
         self.factor = checked_factor(factor)
         if quantizer is not None:
             num_embeddings, embedding_dim = quantizer.num_embeddings, quantizer.embedding_dim
@@ -130,6 +172,9 @@ class VQGAN(nn.Module):
                 f"channels must have {len(strides) + 1} entries for factor {self.factor} and front_end={front_end!r} "
                 f"(one per level), found {tuple(channels)}"
             )
+        widths = tuple(channels if decoder_channels is None else decoder_channels)
+        if len(widths) != len(channels):
+            raise ValueError(f"decoder_channels must have {len(channels)} entries as channels has, found {widths}")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self._strides = [block, *strides]
         self.out_channels = out_channels or in_channels
@@ -137,9 +182,15 @@ class VQGAN(nn.Module):
         recompute = tuple(checkpointing) if isinstance(checkpointing, Sequence) else (checkpointing,) * len(channels)
         if len(recompute) != len(channels) or not all(isinstance(level, bool) for level in recompute):
             raise ValueError(f"checkpointing must be true, false or {len(channels)} of them, found {checkpointing!r}")
-        levels = [_Level(width, norm, num_groups, again) for width, again in zip(channels, recompute)]
-        self.encoder = _encoder(in_channels, levels, strides, block, front_end, blocks[0], embedding_dim)
-        self.decoder = _decoder(self.out_channels, levels, strides, block, front_end, blocks[1], embedding_dim)
+        down, up = (
+            [_Level(width, norm, num_groups, *own) for width, *own in zip(sides, recompute, _by_level(part, sides))]
+            for sides, part in zip((channels, widths), blocks)
+        )
+        steps = _steps(strides, unstrided_kernel)
+        self.encoder = _encoder(in_channels, down, steps, block, front_end, embedding_dim)
+        steps = steps if upsampling == "eager" else steps[::-1]
+        ends = (decoder_kernel, decoder_activation)
+        self.decoder = _decoder(self.out_channels, up, steps, block, front_end, embedding_dim, *ends)
         self.quantizer = quantizer or VectorQuantizer(num_embeddings, embedding_dim)
         #: how to build this network again: a MONAI bundle's ``network_def``
         self.config = {
@@ -147,13 +198,23 @@ class VQGAN(nn.Module):
             "in_channels": in_channels,
             "out_channels": self.out_channels,
             "channels": list(channels),
-            "num_res_blocks": list(blocks),
+            "num_res_blocks": [part if isinstance(part, int) else list(part) for part in blocks],
             "factor": list(self.factor),
             "front_end": front_end,
             "norm": norm,
             "num_groups": num_groups,
             "quantizer": self.quantizer.config,
         }
+        shape = {
+            "decoder_channels": list(widths),
+            "decoder_kernel": decoder_kernel,
+            "decoder_activation": decoder_activation,
+            "unstrided_kernel": unstrided_kernel,
+            "upsampling": upsampling,
+        }
+        usual = {**USUAL_SHAPE, "decoder_channels": list(channels)}
+        # named only where unusual: the config is part of the fingerprint that code files carry
+        self.config |= {name: value for name, value in shape.items() if value != usual[name]}
         # Channels last makes 3-D convolutions on a CPU about twice as fast; values do not change.
         self.to(memory_format=torch.channels_last_3d)
 
@@ -185,11 +246,16 @@ class VQGAN(nn.Module):
     def largest_activation(self, size: Sequence[int]) -> int:
         """Elements of the largest tensor inside the network for one volume of ``size`` voxels (H, W, D)."""
         block, ends = self._strides[0], max(self.in_channels, self.out_channels)
-        widths = [max(self.config["channels"][0], ends * math.prod(block)), *self.config["channels"][1:]]
-        sides, elements = list(size), [math.prod(size) * ends]
-        for width, stride in zip(widths, self._strides):
-            sides = [math.ceil(side / step) for side, step in zip(sides, stride)]
-            elements.append(width * math.prod(side + 2 for side in sides))  # with the borders that convolutions pad
+        upward = self._strides[:0:-1] if self.config.get("upsampling") == "eager" else self._strides[1:]
+        # the borders that convolutions pad; a kernel of 4 pads 3 where its stride is 1
+        wide = self.config.get("unstrided_kernel", 3) - 1
+        borders = [wide if any(step[axis] == 1 for step in self._strides[1:]) else 2 for axis in range(3)]
+        channels, elements = self.config["channels"], [math.prod(size) * ends]
+        for widths, strides in (channels, self._strides[1:]), (self.config.get("decoder_channels", channels), upward):
+            sides = list(size)
+            for width, stride in zip([max(widths[0], ends * math.prod(block)), *widths[1:]], [block, *strides]):
+                sides = [math.ceil(side / step) for side, step in zip(sides, stride)]
+                elements.append(width * math.prod(side + border for side, border in zip(sides, borders)))
         return max(elements)
 
     def _refuse_too_large(self, batch: int, size: Sequence[int]) -> None:
@@ -267,6 +333,15 @@ def checked_factor(factor: Sequence[int]) -> Triple:
     return factor
 
 
+def _by_level(blocks: int | Sequence[int], levels: Sequence) -> Sequence[int]:
+    """Residual blocks of each level; ValueError if there are more or fewer numbers than levels."""
+    if isinstance(blocks, int):
+        return [blocks] * len(levels)
+    if len(blocks) != len(levels):
+        raise ValueError(f"num_res_blocks must have one number or {len(levels)} for a part, found {list(blocks)}")
+    return blocks
+
+
 class _Level(NamedTuple):
     """How wide a level is, and how its layers are made."""
 
@@ -274,36 +349,41 @@ class _Level(NamedTuple):
     norm: str
     num_groups: int
     checkpointing: bool
+    num_blocks: int
 
-    def residuals(self, count: int) -> list[nn.Module]:
-        return [ResidualBlock(*self) for _ in range(count)]
+    def residuals(self) -> list[nn.Module]:
+        layers = (self.width, self.norm, self.num_groups, self.checkpointing)
+        return [ResidualBlock(*layers) for _ in range(self.num_blocks)]
 
     def activation(self) -> nn.Module:
         return make_activation(self.norm, self.width, self.num_groups)
 
 
-def _encoder(in_channels, levels, strides, block, front_end, num_blocks, embedding_dim) -> nn.Sequential:
+def _encoder(in_channels, levels, steps, block, front_end, embedding_dim) -> nn.Sequential:
     layers: list[nn.Module] = []
     if front_end != "none":
         layers.append(SpaceToDepth(block, haar=front_end == "haar"))
     layers.append(ReplicateConv3d(in_channels * math.prod(block), levels[0].width, (3, 3, 3)))
-    for level, coarser, stride in zip(levels, levels[1:], strides):
-        layers += level.residuals(num_blocks)
-        layers.append(ReplicateConv3d(level.width, coarser.width, _resampling_kernel(stride), stride))
+    for level, coarser, step in zip(levels, levels[1:], steps):
+        layers += level.residuals()
+        layers.append(ReplicateConv3d(level.width, coarser.width, *step))
     last = levels[-1]
-    layers += last.residuals(num_blocks)
+    layers += last.residuals()
     layers.append(ReplicateConv3d(last.width, embedding_dim, (1, 1, 1), activation=last.activation()))
     return nn.Sequential(*layers)
 
 
-def _decoder(out_channels, levels, strides, block, front_end, num_blocks, embedding_dim) -> nn.Sequential:
-    layers: list[nn.Module] = [ReplicateConv3d(embedding_dim, levels[-1].width, (3, 3, 3))]
-    layers += levels[-1].residuals(num_blocks)
-    for level, finer, stride in zip(levels[::-1], levels[-2::-1], strides[::-1]):
-        layers.append(ReplicateConvTranspose3d(level.width, finer.width, _resampling_kernel(stride), stride))
-        layers += finer.residuals(num_blocks)
+def _decoder(out_channels, levels, steps, block, front_end, embedding_dim, kernel, activation) -> nn.Sequential:
+    layers: list[nn.Module] = [ReplicateConv3d(embedding_dim, levels[-1].width, (kernel,) * 3)]
+    if activation == "first":
+        layers.append(levels[-1].activation())
+    layers += levels[-1].residuals()
+    for level, finer, step in zip(levels[::-1], levels[-2::-1], steps):
+        layers.append(ReplicateConvTranspose3d(level.width, finer.width, *step))
+        layers += finer.residuals()
     first, channels = levels[0], out_channels * math.prod(block)
-    layers.append(ReplicateConv3d(first.width, channels, (3, 3, 3), activation=first.activation()))
+    before = first.activation() if activation == "last" else None
+    layers.append(ReplicateConv3d(first.width, channels, (3, 3, 3), activation=before))
     if front_end != "none":
         layers.append(SpaceToDepth(block, haar=front_end == "haar", inverse=True))
     return nn.Sequential(*layers)

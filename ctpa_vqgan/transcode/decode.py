@@ -75,7 +75,11 @@ def decode_files(
             here; or the disk is full.
         Stopped: at the end, with exit code 3, if some files were left out; under torchrun when all ranks are done.
     """
-    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), shard or Shard.of_this_process()
+    folder, tiles, shard = (
+        Path(output_dir),
+        tiles or ExactTileInferer(allow_whole=True),
+        shard or Shard.of_this_process(),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = network_fingerprint(network)
     paths = find_code_files(source)

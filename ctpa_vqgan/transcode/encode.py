@@ -31,7 +31,7 @@ from ctpa_vqgan.transcode.statistics import add_latent_statistics
 from ctpa_vqgan.transcode.summary import SUFFIX, all_refused, describe, write_summary
 
 # what a residual is made for must come out again to the last bit: one grid of tiles and one precision for all
-BOUNDED = ExactTileInferer()
+BOUNDED = ExactTileInferer(allow_whole=True)
 
 
 def encode_cases(
@@ -56,7 +56,7 @@ def encode_cases(
         network: on the device that computes.
         output_dir: folder; made if need be.
         hu_window: HU at -1 and 1.
-        tiles: how; 128^3 voxels in float32 by default.
+        tiles: how; by default 128^3 voxels in float32, or the whole volume for a network without a finite halo.
         latents: store the continuous latents too (float16), with mean and standard deviation over the cases.
         max_error_hu: store a residual so that every decoded voxel is within so many HU of the file's; 0 is lossless.
         progress: show a bar.
@@ -71,7 +71,11 @@ def encode_cases(
     """
     if max_error_hu is not None and (not isinstance(max_error_hu, int) or not 0 <= max_error_hu <= 32767):
         raise UserError(f"max_error_hu: expected a whole number from 0 to 32767, found {max_error_hu!r}")
-    folder, tiles, shard = Path(output_dir), tiles or ExactTileInferer(), shard or Shard.of_this_process()
+    folder, tiles, shard = (
+        Path(output_dir),
+        tiles or ExactTileInferer(allow_whole=True),
+        shard or Shard.of_this_process(),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "network": network_fingerprint(network),

@@ -113,6 +113,24 @@ def test_group_norm_is_refused_with_the_way_out():
             work()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("budget", [{"tile_size": (16, 16, 16), "offset": (4, 8, 0)}, {"memory_bytes": 10**9}, {}])
+def test_group_norm_gets_the_whole_volume_as_one_tile_where_that_is_allowed(budget):
+    network = make_network(channels=(8, 8), norm="group")
+    volume = torch.rand(1, 1, 32, 24, 20) * 2 - 1
+    inferer = ExactTileInferer(**budget, allow_whole=True)
+    codes = inferer.encode(volume, network)
+    assert torch.equal(codes, network.index_quantize(volume))
+    torch.testing.assert_close(inferer.decode(codes, network), network.decode_samples(codes))
+
+
+def test_a_whole_volume_too_large_for_one_tile_is_refused_with_the_way_out():
+    network = make_network(channels=(8, 8), norm="group")
+    volume = torch.zeros(1, 1, 1, 1, 1).expand(1, 1, 1024, 1024, 1024)  # takes no memory
+    with pytest.raises(UnboundedReceptiveField, match=r"\(1024, 1024, 1024\) voxels are too many.*by windows"):
+        ExactTileInferer(allow_whole=True).encode(volume, network, out=torch.empty(1, 256, 256, 256, dtype=torch.int16))
+
+
 @pytest.mark.parametrize("tile_size", [(16, 16, 6), (16, 16, 0), (16, 16)])
 def test_a_tile_size_that_does_not_fit_the_factor_is_refused(tile_size):
     with pytest.raises(ValueError, match=r"must be 3 multiples of the compression factor \(4, 4, 4\)"):

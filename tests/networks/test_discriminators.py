@@ -137,3 +137,18 @@ def test_a_critic_learns_to_tell_sharp_from_flat():
         loss.backward()
         optimizer.step()
     assert loss < 0.2  # 1 at the start, 0 when every patch is told apart beyond the margin
+
+
+@pytest.mark.parametrize("kwargs", [{"norm": "layer"}, {"padding": 3}])
+def test_a_norm_or_padding_that_is_none_of_theirs_is_refused(kwargs):
+    with pytest.raises(ValueError, match="norm must be one of instance, batch and padding 1 or 2, found"):
+        PatchDiscriminators(channels=4, **kwargs)
+
+
+def test_their_config_builds_them_again():
+    critics = PatchDiscriminators(channels=4, num_layers=2, norm="batch", padding=2, bias=True)
+    again = PatchDiscriminators(**critics.config)
+    again.load_state_dict(critics.state_dict())
+    volume = torch.rand(1, 1, 16, 16, 16)
+    for found, expected in zip(again.eval()(volume).logits, critics.eval()(volume).logits):
+        assert torch.equal(found, expected)

@@ -96,3 +96,25 @@ def test_the_halo_grows_by_what_a_residual_block_adds():
     for part in ("encoder", "decoder"):
         widths = [getattr(halo, part)[0] for halo in halos]
         assert [b - a for a, b in itertools.pairwise(widths)] == [3, 3]
+
+
+# a decoder with widths, blocks, ends and an order of axes of its own
+UNLIKE = {
+    "num_res_blocks": ([0, 1, 1, 2], [2, 1, 0, 1]),
+    "decoder_channels": (6, 4, 6, 4),
+    "decoder_kernel": 1,
+    "decoder_activation": "first",
+    "unstrided_kernel": 4,
+    "upsampling": "eager",
+}
+
+
+@pytest.mark.parametrize("factor", [(8, 8, 8), (8, 2, 1)], ids=str)
+def test_the_halo_follows_a_decoder_unlike_the_encoder(factor):
+    torch.manual_seed(0)
+    network = VQGAN(channels=(4, 4, 4, 4), factor=factor, front_end="none", num_embeddings=8, embedding_dim=4, **UNLIKE)
+    network = network.double().eval()
+    for axis in range(3):
+        # a kernel of 4 that leaves the grid reaches farther before than after: the halo is the wider of both
+        assert max(encoder_reach(network, axis)) == network.halo.encoder[axis]
+        assert max(decoder_reach(network, axis)) == network.halo.decoder[axis]

@@ -107,6 +107,32 @@ def test_group_norm_is_an_option():
     assert make_network(channels=(8, 16), norm="group")(torch.zeros(1, 1, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("upsampling", ["mirrored", "eager"])
+def test_the_order_in_which_axes_grow_leaves_the_size_alone(upsampling):
+    network = make_network((4, 4, 4, 4), (8, 2, 1), "none", upsampling=upsampling)
+    strides = [layer.stride for layer in network.decoder if getattr(layer, "transposed", False)]
+    assert strides == [(2, 2, 1), (2, 1, 1), (2, 1, 1)][:: 1 if upsampling == "eager" else -1]
+    assert network(torch.zeros(1, 1, 16, 4, 3)).shape == (1, 1, 16, 4, 3)
+
+
+def test_residual_blocks_go_by_level():
+    network = make_network((4, 6, 8), front_end="none", num_res_blocks=([0, 1, 2], [3, 0, 1]))
+    blocks = [
+        [layer.body[0].in_channels for layer in part if isinstance(layer, ResidualBlock)]
+        for part in (network.encoder, network.decoder)
+    ]
+    assert blocks == [[6, 8, 8], [8, 4, 4, 4]]
+
+
+def test_what_is_usual_is_not_named_in_the_config():
+    # code files carry a hash of it
+    usual = {"decoder_channels": (4, 4), "decoder_kernel": 3, "decoder_activation": "last", "unstrided_kernel": 3}
+    assert make_network(**usual, upsampling="mirrored").config == make_network().config
+    assert "decoder_kernel" not in make_network().config
+    assert make_network(decoder_kernel=1).config["decoder_kernel"] == 1
+
+
 def test_a_quantizer_of_ones_own_sets_the_size_of_the_codebook():
     network = VQGAN(channels=(4, 4), quantizer=VectorQuantizer(48, 6))
     assert (network.num_embeddings, network.embedding_dim) == (48, 6)
@@ -131,6 +157,11 @@ def test_a_quantizer_of_ones_own_sets_the_size_of_the_codebook():
         ({"norm": "batch"}, "norm must be 'rms' or 'group', found 'batch'"),
         ({"norm": "group", "channels": (12, 16)}, "multiples of num_groups=8, found 12"),
         ({"spatial_dims": 2}, "spatial_dims must be 3, found 2"),
+        ({"decoder_channels": (8,)}, r"decoder_channels must have 2 entries as channels has, found \(8,\)"),
+        ({"num_res_blocks": ([1, 1, 1], 1)}, r"one number or 2 for a part, found \[1, 1, 1\]"),
+        ({"decoder_kernel": 2}, "decoder_kernel must be 1 or 3 and unstrided_kernel 3 or 4, found 2 and 3"),
+        ({"decoder_activation": "middle"}, "decoder_activation must be one of last, first, found 'middle'"),
+        ({"upsampling": "late"}, "upsampling must be one of mirrored, eager, found 'late'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_with_the_way_out(kwargs, message):
@@ -302,6 +333,24 @@ def test_the_largest_activation_is_the_largest_tensor_inside(front_end):
     with torch.no_grad(), Largest():
         network.decode(network.encode(torch.zeros(1, 1, 32, 24, 16)))
     assert largest == network.largest_activation((32, 24, 16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("downsample", [(4, 4, 4), (4, 2, 1)], ids=str)
+def test_the_largest_activation_counts_a_wider_decoder(downsample):
+    shape = {"decoder_channels": (12, 8, 6), "unstrided_kernel": 4, "upsampling": "eager"}
+    network, largest = make_network((4, 6, 6), downsample, "none", **shape), 0
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            largest = max([largest, *(t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor))])
+            return result
+
+    with Largest():
+        network.decode(network.encode(torch.zeros(1, 1, 32, 24, 16)))
+    assert largest <= network.largest_activation((32, 24, 16)) <= 1.1 * largest
 
 
 def test_a_tensor_beyond_32_bits_is_refused_before_it_is_made():
