@@ -557,7 +557,7 @@ def test_a_file_that_is_no_ct_is_not_reconstructed(not_ct, trained, tmp_path, ca
     output, path = tmp_path / "output", not_ct / "a.nii.gz"
     weights = ("--checkpoint", trained / "model.pt", "--set", "progress=false")
     assert run("inference", "--data", path, "--output", output, *weights) == 1
-    assert f"\nerror: {path}: [hu-mask] expected" in capsys.readouterr().err
+    assert f"error: {path}: [hu-mask] expected" in capsys.readouterr().err
     assert [found.name for found in output.iterdir()] == ["cases"], "why it was refused"
 
 

@@ -197,6 +197,7 @@ def test_restarts_leave_no_open_file_and_no_process(cases):
             if number == 2:
                 kill(processes()[1])
         assert not processes()
+        gc.collect()
         open_files.append(len(os.listdir("/proc/self/fd")))
     assert batches.restarts == 3
     assert open_files[-1] <= open_files[0]

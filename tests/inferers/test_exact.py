@@ -126,9 +126,10 @@ def test_group_norm_gets_the_whole_volume_as_one_tile_where_that_is_allowed(budg
 
 def test_a_whole_volume_too_large_for_one_tile_is_refused_with_the_way_out():
     network = make_network(channels=(8, 8), norm="group")
-    volume = torch.zeros(1, 1, 1, 1, 1).expand(1, 1, 1024, 1024, 1024)  # takes no memory
-    with pytest.raises(UnboundedReceptiveField, match=r"\(1024, 1024, 1024\) voxels are too many.*by windows"):
-        ExactTileInferer(allow_whole=True).encode(volume, network, out=torch.empty(1, 256, 256, 256, dtype=torch.int16))
+    volume = torch.zeros(1, 1, 1, 1, 1).expand(1, 1, 1536, 1536, 1536)  # takes no memory
+    codes = torch.zeros((), dtype=torch.int16).expand(1, 384, 384, 384)
+    with pytest.raises(UnboundedReceptiveField, match=r"\(1536, 1536, 1536\) voxels are too many.*by windows"):
+        ExactTileInferer(allow_whole=True).encode(volume, network, out=codes)
 
 
 @pytest.mark.parametrize("tile_size", [(16, 16, 6), (16, 16, 0), (16, 16)])
