@@ -1,4 +1,4 @@
-"""Write what ``models/model.json`` says into the model card, docs/results.md and metadata.json.
+"""Write what ``models/model.json`` says into the model card (the bundle's README), docs/results.md and metadata.json.
 
     python benchmarks/model_card.py
 
@@ -18,7 +18,7 @@ from ctpa_vqgan.report.columns import heading, show
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = Path("bundles/ctpa_vqgan")
-CARD, RESULTS, METADATA = BUNDLE / "docs/model_card.md", Path("docs/results.md"), BUNDLE / "configs/metadata.json"
+CARD, RESULTS, METADATA = BUNDLE / "docs/README.md", Path("docs/results.md"), BUNDLE / "configs/metadata.json"
 BEGIN, END = "<!-- {}: made by benchmarks/shipped_model.py -->\n", "<!-- end of {} -->\n"
 EMPTY = "No weights are shipped yet.\n"
 NAMES = {"float32": "float32", "float16": "half precision", "trilinear": "trilinear 4x down and up"}
@@ -110,7 +110,8 @@ def _training(shipped: Mapping[str, Any]) -> str:
             "commit": training["commit"],
         }
     )
-    return f"{facts}\n`{training['recipe']}`, an overlay on `train.yaml`:\n\n```yaml\n{training['recipe_text']}```\n"
+    recipe = f"`{Path(training['recipe']).name}`, an overlay of the repository for `train.yaml`"
+    return f"{facts}\n{recipe}:\n\n```yaml\n{training['recipe_text']}```\n"
 
 
 def _hours(training: Mapping[str, Any]) -> str:

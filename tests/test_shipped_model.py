@@ -76,6 +76,14 @@ def test_the_pages_say_what_the_facts_beside_the_weights_say(scripts):
     assert card.with_metrics(metadata, shipped) == metadata
 
 
+def test_the_card_begins_with_what_model_hubs_read(scripts):
+    _, front, card = (ROOT / scripts[1].CARD).read_text().split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert front["license"] == "apache-2.0" and front["library_name"] == "monai"
+    assert {"monai", "computed-tomography", "vq-gan"} <= set(front["tags"])
+    assert card.lstrip().startswith("# ")
+
+
 def test_nothing_is_told_of_weights_that_are_not_there():
     parts = [MODELS / name for name in ("model.pt", "model.pt.sha256", "model.json")]
     assert len({part.is_file() for part in parts}) == 1, "all three or none"
