@@ -66,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--seed", type=int, default=0, help="of the division into training and validation")
     prepare.add_argument("--patients", metavar="CSV", help="columns file and patient, where DICOM does not tell")
     prepare.add_argument(
+        "--size",
+        type=int,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="bring every volume to a coarser grid of so many voxels, such as 256 256 64; its own grid if not given",
+    )
+    prepare.add_argument(
         "--shard", metavar="I/N", help="a part of the volumes, such as 1/4, for array jobs; the last joins all parts"
     )
     prepare.set_defaults(function=_prepare, name="prepare")
@@ -211,7 +218,8 @@ def _prepare(options: argparse.Namespace) -> int:
     from ctpa_vqgan.refusals import REFUSED
 
     settings = {"workers": options.workers, "val_fraction": options.val_fraction, "seed": options.seed}
-    result = prepare(options.input, options.output, patients=options.patients, shard=options.shard, **settings)
+    settings |= {"patients": options.patients, "shard": options.shard, "size": options.size}
+    result = prepare(options.input, options.output, **settings)
     cases = "1 case" if len(result.accepted) == 1 else f"{len(result.accepted)} cases"
     told = f"{cases} accepted, {len(result.refused)} refused"
     if not result.missing:

@@ -19,6 +19,7 @@ import torch
 
 from ctpa_vqgan import ranks
 from ctpa_vqgan.data import Case, GridPatches, RandomPatchDataset, validation_cases
+from ctpa_vqgan.data.patches import check_sizes
 from ctpa_vqgan.errors import UserError, printable, user_error
 from ctpa_vqgan.evaluation.details import MEASURES
 from ctpa_vqgan.handlers import load_weights
@@ -254,9 +255,15 @@ def cases_told(dataset: RandomPatchDataset | GridPatches) -> str:
     return f"{len(dataset.cases)} cases, {digest.hexdigest()[:12]}"
 
 
-def first_cases(source: str, val_fraction: float, number: int) -> list[Case]:
-    """The validation cases that are reconstructed while training: the first ``number`` of them."""
-    return validation_cases(source, val_fraction)[:number]
+def first_cases(source: str, val_fraction: float, number: int, volume_size: Sequence[int] | None = None) -> list[Case]:
+    """The validation cases that are reconstructed while training: the first ``number`` of them.
+
+    Raises:
+        UserError: if one has another size than ``volume_size``; now, not at the first validation.
+    """
+    cases = validation_cases(source, val_fraction)[:number]
+    check_sizes(cases, volume_size)
+    return cases
 
 
 def lpips(path: str | None, device: torch.device | str) -> LPIPS | None:
@@ -346,12 +353,13 @@ def check_knobs(
     seed: int = 0,
     stitch_device: torch.device | str | None = None,
     memory_gb: float | None = None,
+    volume_size: Sequence[int] | None = None,
     **counts: int,
 ) -> None:
     """Refuse settings that cannot work, before any data is read.
 
     ``numbers`` must not be negative, those of :data:`SHARES` less than 1 too; ``memory_gb`` must be more than nothing
-    if it is set; ``counts`` are whole and at least 1.
+    and ``volume_size`` three sides if they are set; ``counts`` are whole and at least 1.
 
     Raises:
         UserError: names the knob, what was expected and what was found.
@@ -368,6 +376,8 @@ def check_knobs(
             raise UserError(f"{name}: expected at least 0 and less than 1, found {value}")
     if not numbers.get("max_grad_norm", 1):
         raise UserError("max_grad_norm: expected more than 0, found 0: nothing would be learned; 1.0e9 clips nothing")
+    if not numbers.get("final_rate", 0) <= 1:
+        raise UserError(f"final_rate: expected a share from 0 to 1, found {numbers['final_rate']}")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise UserError(f"seed: expected a whole number from 0 to {2**32 - 1}, found {seed!r}")
     real = isinstance(memory_gb, (int, float)) and not isinstance(memory_gb, bool)
@@ -377,6 +387,8 @@ def check_knobs(
         raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
     if not isinstance(channels, (list, tuple)) or not all(isinstance(c, int) and c > 0 for c in channels):
         raise UserError(f"channels: expected positive whole numbers such as [64, 128], found {channels!r}")
+    if volume_size is not None:
+        _triple("volume_size", volume_size)
     factor = checked_factor(factor)
     patch_size, stride = _triple("patch_size", patch_size), _triple("stride", stride)
     for name, sides in (("patch_size", patch_size), ("stride", stride)):

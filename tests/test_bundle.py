@@ -119,7 +119,7 @@ def test_the_weights_build_and_load_by_what_lies_beside_them(trained):
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(trained / "model.pt", weights_only=True), strict=True)
     assert bool(network.quantizer.initialized)
-    assert set(parser.get()) == {"network_def", "hu_window", "patch_size", "stride"}
+    assert set(parser.get()) == {"network_def", "hu_window", "volume_size", "patch_size", "stride"}
     assert parser["stride"] == [24, 24, 12], "resolved: three quarters of the patch"
 
 
@@ -457,6 +457,10 @@ def test_an_overlay_merges_after_training_and_inference(path, base):
     parser.get_parsed_content("imports")
     parser.get_parsed_content("checks")
     network = parser.get_parsed_content("network_def")
+    assert (network.config["norm"], network.config["num_groups"]) == (
+        overlay.get("norm", knobs["norm"]),
+        overlay.get("num_groups", knobs["num_groups"]),
+    )
     assert network.num_embeddings == overlay.get("num_embeddings", knobs["num_embeddings"])
     assert parser.get_parsed_content("inferer").roi_size == tuple(overlay.get("patch_size", knobs["patch_size"]))
 
@@ -607,10 +611,33 @@ def test_a_file_that_is_no_ct_costs_no_other_its_reconstruction(phantom_folder, 
         ("keep_last=0", "keep_last: expected a whole number of at least 1, found 0"),
         ("save_minutes=-1", "save_minutes: expected a number that is not negative, found -1"),
         ("loader_timeout=-1", "loader_timeout: expected a number that is not negative, found -1"),
+        ("volume_size=[256,256]", "volume_size: expected three positive whole numbers such as"),
+        ("num_groups=0", "num_groups: expected a whole number of at least 1, found 0"),
+        ("num_res_blocks=[[1,many],1]", "--set: num_res_blocks[0][1] expects a whole number such as 1, found 'many'"),
+        ("weight_decay=-1", "weight_decay: expected a number that is not negative, found -1"),
+        ("final_rate=2.0", "final_rate: expected a share from 0 to 1, found 2.0"),
+        ("decoder_channels=[4]", "decoder_channels must have 2 entries as channels has, found (4,)"),
+        ("num_res_blocks=[[1,1,1],[1,1]]", "num_res_blocks must have one number or 2 for a part, found [1, 1, 1]"),
     ],
 )
 def test_a_knob_that_cannot_work(fails, phantom_folder, setting, message):
     assert fails("train", "--data", phantom_folder, "--set", setting).startswith(message)
+
+
+def test_volumes_of_another_size_than_training_is_made_for(fails, phantom_folder):
+    message = fails("train", "--data", phantom_folder, "--set", "volume_size=[32, 32, 16]")
+    assert re.fullmatch(
+        rf"{phantom_folder}/phantom_0\d\.nii\.gz: expected 32 x 32 x 16 voxels \(volume_size\), found 48 x 44 x 40; "
+        r"bring the volumes to that grid by python -m ctpa_vqgan prepare VOLUMES --size 32 32 16 --output DATA, .*",
+        message,
+    )
+
+
+def test_a_validation_volume_of_another_size_is_refused_before_training(phantom_folder):
+    cases = bundle.first_cases(str(phantom_folder), 0.1, 4, [48, 44, 40])
+    assert len(cases) == 1
+    with pytest.raises(UserError, match="expected 32 x 32 x 16 voxels"):
+        bundle.first_cases(str(phantom_folder), 0.1, 4, [32, 32, 16])
 
 
 def test_no_gpu_where_one_was_asked_for(fails, phantom_folder, monkeypatch):

@@ -16,7 +16,7 @@ from ctpa_vqgan.cli.code import SEPARATOR, TARGET, at, is_directive, refuse_code
 from ctpa_vqgan.errors import UserError
 
 SUFFIXES = (".yaml", ".yml", ".json")  # MONAI's
-BY_LEVEL = ("checkpointing",)  # one value for all levels of the network, or a list with one for each
+BY_LEVEL = ("checkpointing", "num_res_blocks")  # whose value for all levels of a part may be a list, one for each
 KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -176,8 +176,8 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
         return value
     if value is None:
         raise UserError(f"{where}: {key} needs a value, {KINDS[type(default)]} such as {default}")
-    if key in BY_LEVEL and isinstance(value, list):
-        return [_typed(f"{key}[{level}]", entry, default, where) for level, entry in enumerate(value)]
+    if key.partition("[")[0] in BY_LEVEL and isinstance(value, list) and not isinstance(default, list):
+        return _unless_equal(value, [_typed(f"{key}[{i}]", entry, default, where) for i, entry in enumerate(value)])
     number = isinstance(default, (int, float)) and not isinstance(default, bool)
     if number and isinstance(value, str):  # YAML reads 1e-4 as text
         with contextlib.suppress(ValueError):

@@ -25,6 +25,7 @@ from ctpa_vqgan import ranks
 from ctpa_vqgan.data.cases import Case
 from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared, shape_if_prepared
 from ctpa_vqgan.data.reader import volume_shape
+from ctpa_vqgan.data.sizes import check_size
 from ctpa_vqgan.data.transforms import PadWithAird, WindowHUd
 from ctpa_vqgan.data.unreadable import Unreadable, case_key, to_text, unreadable
 from ctpa_vqgan.errors import UserError
@@ -43,6 +44,7 @@ def patch_dataset(
     num_samples: int = 54,
     batch_size: int = 4,
     seed: int = 0,
+    volume_size: Sequence[int] | None = None,
 ) -> RandomPatchDataset | GridPatches:
     """The training set of the bundle.
 
@@ -57,11 +59,13 @@ def patch_dataset(
         num_samples: see ``sampling``; of no meaning for the grid.
         batch_size: patches per optimizer step, over all ranks.
         seed: of order, positions and augmentation.
+        volume_size: X, Y, Z that every volume must have; None for any.
 
     Raises:
-        UserError: if ``sampling`` is neither.
+        UserError: if ``sampling`` is neither, or a volume has another size.
     """
     check_sampling(sampling)
+    check_sizes(data, volume_size)
     if sampling == "random":
         return RandomPatchDataset(data, loading, transform, patch_size, num_samples, batch_size, seed)
     return GridPatches(data, loading, transform, patch_size, stride, batch_size, seed)
@@ -75,6 +79,20 @@ def check_sampling(sampling: str) -> None:
     """
     if sampling not in ("random", "grid"):
         raise UserError(f"patch_sampling: expected 'random' or 'grid', found {sampling!r}")
+
+
+def check_sizes(cases: Sequence[Case], volume_size: Sequence[int] | None) -> None:
+    """Refuse the first volume that has not the size that all must have; one that cannot be read is passed over.
+
+    Raises:
+        UserError: names the file, and what makes one of that size of it.
+    """
+    if volume_size is None:
+        return
+    sizes, _ = ranks.from_main(lambda: _sizes(cases))
+    for case, size in zip(cases, sizes):
+        if size is not None:
+            check_size(size, volume_size, case_key(case))
 
 
 @dataclass(frozen=True)

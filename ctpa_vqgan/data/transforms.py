@@ -29,6 +29,7 @@ from monai.utils import convert_to_tensor
 
 from ctpa_vqgan.data.mapped import MappedReader
 from ctpa_vqgan.data.reader import AIR_HU
+from ctpa_vqgan.data.sizes import check_size
 from ctpa_vqgan.errors import BadNumbers
 
 IMAGE = "image"
@@ -194,9 +195,37 @@ def prepare_patch(hu_window: Sequence[float], flips: bool = True) -> Compose:
     )
 
 
-def prepare_volume(hu_window: Sequence[float]) -> Compose:
-    """From ``{"image": path}`` to a whole volume: ``image`` [1, X, Y, Z] in [-1, 1], and ``hu``, the same in HU."""
-    return Compose([load_volume(), CopyItemsd(keys=IMAGE, names="hu"), window_hu(hu_window)])
+def prepare_volume(hu_window: Sequence[float], volume_size: Sequence[int] | None = None) -> Compose:
+    """From ``{"image": path}`` to a whole volume: ``image`` [1, X, Y, Z] in [-1, 1], and ``hu``, the same in HU.
+
+    Args:
+        hu_window: HU at -1 and 1.
+        volume_size: X, Y, Z that a volume must have; None for any.
+
+    Raises:
+        UserError: when called, for a volume of another size.
+    """
+    steps = [load_volume(), CopyItemsd(keys=IMAGE, names="hu"), window_hu(hu_window)]
+    return Compose(steps if volume_size is None else [steps[0], OfSized(IMAGE, volume_size), *steps[1:]])
+
+
+class OfSized(MapTransform):
+    """Let volumes [1, X, Y, Z] of one size pass, and refuse all others; see :func:`ctpa_vqgan.data.sizes.check_size`.
+
+    Args:
+        keys: items to look at, as loaded: their metadata name the file.
+        volume_size: X, Y, Z.
+    """
+
+    def __init__(self, keys: KeysCollection, volume_size: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.volume_size = tuple(volume_size)
+
+    def __call__(self, data: Mapping) -> dict:
+        """Check each of ``keys``."""
+        for key in self.key_iterator(data):
+            check_size(data[key].shape[1:], self.volume_size, str(data[key].meta["filename_or_obj"]))
+        return dict(data)
 
 
 class ToHUd(MapTransform):

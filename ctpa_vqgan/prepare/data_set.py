@@ -10,6 +10,7 @@ from typing import Any
 
 from ctpa_vqgan.data.cases import DATALIST
 from ctpa_vqgan.data.checks.rules import Finding
+from ctpa_vqgan.data.sizes import shown
 from ctpa_vqgan.files import write_whole
 from ctpa_vqgan.prepare.convert import Record
 from ctpa_vqgan.prepare.fingerprint import fingerprint
@@ -114,5 +115,6 @@ def write_data_set(
         for part in (TRAINING, VALIDATION)
     }
     split = {key: settings[key] for key in ("val_fraction", "seed")}
-    datalist = {"description": "CT volumes in HU, checked", "split": split, **parts}
+    made = f", brought to {shown(settings['size'])} voxels" if "size" in settings else ""
+    datalist = {"description": f"CT volumes in HU, checked{made}", "split": split, **parts}
     write_whole(folder / DATALIST, json.dumps(datalist, indent=1) + "\n")

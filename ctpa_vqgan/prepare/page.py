@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ctpa_vqgan.data.checks.rules import RULES
+from ctpa_vqgan.data.sizes import shown
 from ctpa_vqgan.prepare.thumbnails import sheet_names
 
 PRIVATE = "> **Private: this page names source files, which may identify patients. Do not share it.**"
@@ -28,7 +29,7 @@ def render_report(
 
     Args:
         accepted: record of each case: ``case``, ``source``, ``split``, ``shape``, ``spacing_mm``, ``statistics``,
-            ``warnings``.
+            ``warnings``; ``original_shape`` where it was brought to another grid.
         refused: ``source``, ``rule``, ``expected``, ``found``, ``what_to_do`` of each.
         skipped: ``source`` and ``why`` of each file that is no volume.
         fingerprint: of the accepted cases, see :func:`~ctpa_vqgan.prepare.fingerprint.fingerprint`.
@@ -92,7 +93,7 @@ def _case(record: dict[str, Any]) -> list[str]:
         _name(record["case"]),
         _name(record["source"]),
         _text(record["split"]),
-        " x ".join(map(str, record["shape"])),
+        shown(record["shape"]) + (f" (of {shown(before)})" if (before := record.get("original_shape")) else ""),
         " x ".join(f"{mm:.3g}" for mm in record["spacing_mm"]),
         f"{statistics['min']} / {statistics['percentiles']['50']} / {statistics['max']}",
         f"{statistics['contrast_hu']:.0f}" if statistics["contrast"] else "-",

@@ -83,7 +83,11 @@ def _no_ctrl_c() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """Leave Ctrl-C, which reaches every process of a terminal, to the parent; and do not outlive it."""
+    """Leave Ctrl-C, which reaches every process of a terminal, to the parent; and do not outlive it.
+
+    Each process computes on one core: there are as many of them as cores.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch, where a job needs it, is not imported yet
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ctpa_vqgan.data.checks.rules import refuse
+from ctpa_vqgan.data.checks.rules import MIN_SIDE, MIN_SLICES, refuse
+from ctpa_vqgan.data.sizes import shown
 from ctpa_vqgan.data.walk import Found, find_volumes
 from ctpa_vqgan.errors import BadVolume, UserError
 from ctpa_vqgan.prepare.cases import accept, forget, number_in_order
@@ -63,6 +64,7 @@ class Work(NamedTuple):
         found: what lies below the inputs.
         sources: the volumes among it, ordered by name.
         workers: processes.
+        size: voxels x, y, z that every volume is brought to; None for their own.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class Work(NamedTuple):
     found: Found
     sources: list[Source]
     workers: int
+    size: tuple[int, ...] | None
 
 
 def prepare(
@@ -80,6 +83,7 @@ def prepare(
     seed: int = 0,
     patients: str | os.PathLike | None = None,
     shard: str | None = None,
+    size: Sequence[int] | None = None,
 ) -> Prepared:
     """Check volumes and write them as a data set: ``volumes/*.nii``, ``dataset.json``, reports and pictures.
 
@@ -97,32 +101,58 @@ def prepare(
             is a patient of its own.
         shard: part of the volumes, ``"i/n"`` counted from 1, of ``n`` calls that differ in this alone. None: all of
             them, or torchrun's share.
+        size: voxels x, y, z (right, front, head) of a coarser grid over the same box, for networks that see whole
+            volumes; a volume with fewer along an axis is refused. None keeps the grid of each source.
 
     Returns:
         Accepted, refused and skipped.
 
     Raises:
-        UserError: an input does not exist, nothing was found, somebody else works in the folder, or the disk is full;
-            finished cases stay.
+        UserError: an input does not exist, nothing was found, somebody else works in the folder, its volumes were made
+            with another ``size``, or the disk is full; finished cases stay.
     """
     if not 0 <= val_fraction < 1:
         raise UserError(f"--val-fraction: expected at least 0 and less than 1, found {val_fraction}")
     if workers is not None and workers < 0:
         raise UserError(f"--workers: expected 0 or more processes, found {workers}")
-    mine, folder, names = Shard.of(shard), Path(os.path.abspath(output)), Patients(patients)
+    mine, folder, names, size = Shard.of(shard), Path(os.path.abspath(output)), Patients(patients), _checked(size)
     settings = {"val_fraction": val_fraction, "seed": seed, "inputs": list(map(str, inputs))}
+    settings |= {} if size is None else {"size": list(size)}
     if mine.count == 1:
         with at_work(folder), _workspace(folder, WORK) as space:
-            result = _join(_look(inputs, folder, space, workers, mine), names, settings, Finished(folder))
+            _refuse_other_size(folder, size)
+            result = _join(_look(inputs, folder, space, workers, mine, size), names, settings, Finished(folder))
     else:
         named = [settings, names.names]
         with part_at_work(folder, mine, named) as part, _workspace(folder, f"{WORK}/{part.name}") as space:
-            result = _prepare_part(_look(inputs, folder, space, workers, mine), names, settings, part)
+            _refuse_other_size(folder, size)
+            result = _prepare_part(_look(inputs, folder, space, workers, mine, size), names, settings, part)
     if not result.missing:
         for name in names.unused():
             say(f"{patients}: no volume matches {name}", every_rank=True)
     result.any_refused = wait_for_ranks(bool(result.refused))
     return result
+
+
+def _checked(size: Sequence[int] | None) -> tuple[int, ...] | None:
+    if size is None:
+        return None
+    size, least = tuple(size), (MIN_SIDE, MIN_SIDE, MIN_SLICES)
+    if len(size) != 3 or any(side < few for side, few in zip(size, least)):
+        raise UserError(f"--size: expected X Y Z of at least {shown(least)} voxels, found {shown(size)}")
+    return size
+
+
+def _refuse_other_size(folder: Path, size: tuple[int, ...] | None) -> None:
+    """A data set has volumes of one making."""
+    for record in (*Journal(folder).records.values(), *Finished(folder).records.values()):
+        before = tuple(record["shape"]) if "original_shape" in record else None
+        if before != size:
+            told = [f"--size {' '.join(map(str, one))}" if one else "no --size" for one in (before, size)]
+            raise UserError(
+                f"{folder}: expected {told[0]}, with which its volumes were made, found {told[1]}; give the same, or "
+                "choose another --output"
+            )
 
 
 @contextmanager
@@ -142,7 +172,14 @@ def _workspace(folder: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _look(inputs: Sequence[str | os.PathLike], folder: Path, space: Path, workers: int | None, shard: Shard) -> Work:
+def _look(
+    inputs: Sequence[str | os.PathLike],
+    folder: Path,
+    space: Path,
+    workers: int | None,
+    shard: Shard,
+    size: tuple[int, ...] | None,
+) -> Work:
     with progress_bar(None, "DICOM headers", leave=False) as bar:
         unpack_to = functools.partial(tempfile.mkdtemp, dir=space)
         found = find_volumes(inputs, unpack_to, leave_out=folder, take_prepared=False, progress=bar.update)
@@ -160,7 +197,7 @@ def _look(inputs: Sequence[str | os.PathLike], folder: Path, space: Path, worker
     if workers is None:  # torchrun's processes of one machine share its cores
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = min(max(1, cores), MAX_WORKERS)
-    return Work(folder, space, found, list_sources(found), workers)
+    return Work(folder, space, found, list_sources(found), workers, size)
 
 
 # -- volume by volume --------------------------------------------------------------------------------------------------
@@ -240,9 +277,9 @@ def _join(work: Work, names: Patients, settings: dict, finished: Finished) -> Pr
 
 def _convert(todo: list[Source], work: Work) -> Iterator[tuple[Source, Path | None, dict]]:
     """Sources as they are done, each with its volume and record, or with None and why it is refused."""
-    jobs = [(source, str(work.space / f"{number}.nii")) for number, source in enumerate(todo)]
+    jobs = [(source, str(work.space / f"{number}.nii"), work.size) for number, source in enumerate(todo)]
     with progress_bar(len(jobs), "prepare", show=bool(jobs)) as bar:
-        for (source, target), outcome in map_safely(convert, jobs, min(work.workers, len(jobs))):
+        for (source, target, _), outcome in map_safely(convert, jobs, min(work.workers, len(jobs))):
             bar.update()
             if isinstance(outcome, Crashed):
                 outcome = refuse("unreadable", source.name, "a file that crashes its reader, or too little memory")

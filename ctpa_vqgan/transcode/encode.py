@@ -17,6 +17,7 @@ from ctpa_vqgan import refusals
 from ctpa_vqgan.data import load_volume, scale_hu_, to_hu
 from ctpa_vqgan.data.cases import Case
 from ctpa_vqgan.data.prepared import NAMES_NOTICE, is_prepared
+from ctpa_vqgan.data.sizes import check_size
 from ctpa_vqgan.data.unreadable import case_key, unreadable
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.files import in_turn
@@ -44,6 +45,7 @@ def encode_cases(
     max_error_hu: int | None = None,
     progress: bool = True,
     shard: Shard | None = None,
+    volume_size: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Write ``<case>.npz`` for every case, and a summary.
 
@@ -61,6 +63,7 @@ def encode_cases(
         max_error_hu: store a residual so that every decoded voxel is within so many HU of the file's; 0 is lossless.
         progress: show a bar.
         shard: the part of the cases to encode; None for torchrun's, or all.
+        volume_size: X, Y, Z that a volume must have; None for any.
 
     Returns:
         One row of sizes and rates per case of the shard.
@@ -91,7 +94,7 @@ def encode_cases(
         started = time.perf_counter()
         if _is_finished(path, paths[path], settings):
             return describe(path, EncodedVolume.load(path), None)
-        encoded = _encode(_load(paths[path]), network, settings, tiles)
+        encoded = _encode(_load(paths[path], volume_size), network, settings, tiles)
         encoded.save(path)
         return describe(path, encoded, time.perf_counter() - started)
 
@@ -136,13 +139,18 @@ def _changed(case: Case) -> float:
     return max((Path(file).stat().st_mtime for file in files if Path(file).is_file()), default=0.0)
 
 
-def _load(case: Case) -> MetaTensor:
+def _load(case: Case, volume_size: Sequence[int] | None) -> MetaTensor:
     try:
-        return load_volume()({"image": case["image"]})["image"]
+        volume = load_volume()({"image": case["image"]})["image"]
     except Exception as error:
         if (found := unreadable(error, case_key(case))) is None:
             raise
         raise Refused(found.message) from error
+    try:
+        check_size(volume.shape[1:], volume_size, case_key(case))
+    except UserError as error:
+        raise Refused(str(error)) from error
+    return volume
 
 
 def _encode(volume: MetaTensor, network: VQGAN, settings: dict[str, Any], tiles: ExactTileInferer) -> EncodedVolume:

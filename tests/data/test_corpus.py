@@ -22,7 +22,7 @@ REAL_VOLUMES = {
     "TS-pulmonary_ct_cropped.nii.gz": None,
     "VTKJS-LIDC2_8bit_notHU.mha": "hu-8bit",
 }
-NOT_OF_ONE_FILE = ("dicom-", "shared-voxels")  # rules of a DICOM series, and of a data set
+NOT_OF_ONE_FILE = ("dicom-", "shared-voxels", "shrink")  # rules of a DICOM series, and of a data set
 
 
 @pytest.fixture

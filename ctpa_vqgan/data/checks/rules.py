@@ -79,6 +79,7 @@ RULES = {
     "size": Rule(
         f"in-plane sides of at least {MIN_SIDE} voxels and at least {MIN_SLICES} slices", "give the whole scan"
     ),
+    "shrink": Rule("at least as many voxels along every axis as prepare's --size", "give a smaller --size, or none"),
     "thickness": Rule(
         f"slices between {MIN_THICKNESS_MM:g} and {MAX_THICKNESS_MM:g} mm apart", "prefer a thin series", warns=True
     ),
