@@ -298,7 +298,7 @@ def test_what_a_shard_refused_is_told_until_the_volume_is_mended(mixed, phantom_
     assert refused(codes / "encode.json") == []
 
 
-def test_volumes_of_another_size_than_the_network_is_for_are_refused_with_the_way_out(phantom_folder, network, tmp_path):
+def test_volumes_of_another_size_than_the_networks_are_refused_with_the_way_out(phantom_folder, network, tmp_path):
     with pytest.raises(UserError, match=r"expected 32 x 32 x 24 voxels .*found 48 x 44 x 40; .*prepare VOLUMES --size"):
         encode_cases(
             find_cases(phantom_folder), network, tmp_path, WINDOW, TILES, progress=False, volume_size=(32, 32, 24)
