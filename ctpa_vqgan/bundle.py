@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.inferers import Inferer
 
 from ctpa_vqgan import ranks
 from ctpa_vqgan.data import Case, GridPatches, RandomPatchDataset, validation_cases
@@ -413,12 +414,16 @@ def check_knobs(
         raise UserError(f"device: {device} was asked for, but there are {number} CUDA GPUs, counted from cuda:0")
 
 
-def check_memory(inferer: VQGANInferer, network: VQGAN, device: torch.device | str, precision: str) -> None:
+def check_memory(inferer: Inferer, network: VQGAN, device: torch.device | str, precision: str) -> None:
     """Refuse a budget that windows of ``patch_size`` do not fit now, not at the first validation.
+
+    Only :class:`VQGANInferer` has a budget; a workflow may have been given another inferer.
 
     Raises:
         BudgetTooSmall: names the budget that they need.
     """
+    if not isinstance(inferer, VQGANInferer):
+        return
     kind = torch.device(device).type
     with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=autocasts(device, precision)):
         inferer.check_memory(network)

@@ -17,6 +17,7 @@ from ctpa_vqgan import ranks
 from ctpa_vqgan.networks.quantizers.result import Quantized
 from ctpa_vqgan.precision import float32_or_better
 
+CODES_AT_A_TIME = 512  # of the book, by the search of an exported graph
 INITIALIZATIONS = ("kmeans", "data", "random")
 # What only training needs: left out of inference weights, and set to a fresh start where a state_dict has none of it.
 # The number of steps stays with the codes: without it, fine-tuning would take them for new and forget them at once.
@@ -223,6 +224,8 @@ class VectorQuantizer(nn.Module):
         """Nearest codes of [N, E]; ||z||^2 is the same for all codes and left out."""
         book = self.embedding.to(flat.dtype)
         half_squares = book.square().sum(1) / 2
+        if torch.compiler.is_exporting():
+            return _nearest_of_any_number(flat, book, half_squares)
         limit = self.chunk_elements or (2**21 if flat.device.type == "cpu" else 2**26)
         rows = max(1, min(limit // self.num_embeddings, len(flat)))
         # one block for all chunks: fresh ones leave gaps in the C library's heap, 2 GiB for 32 768 latents in float64
@@ -338,3 +341,18 @@ class VectorQuantizer(nn.Module):
 def _flat(latents: torch.Tensor) -> torch.Tensor:
     """[B, E, h, w, d] -> [N, E]."""
     return latents.movedim(1, -1).flatten(0, -2)
+
+
+def _nearest_of_any_number(flat: torch.Tensor, book: torch.Tensor, half_squares: torch.Tensor) -> torch.Tensor:
+    """Nearest codes of [N, E] in a graph that holds for every N: in chunks of the book instead of the latents.
+
+    ``len()`` would fix N in an exported graph, ``shape`` does not.
+    """
+    nearest = torch.full((flat.shape[0],), torch.inf, dtype=flat.dtype, device=flat.device)
+    codes = torch.zeros((flat.shape[0],), dtype=torch.int64, device=flat.device)
+    for start in range(0, len(book), CODES_AT_A_TIME):
+        part = slice(start, start + CODES_AT_A_TIME)
+        distance, found = torch.addmm(half_squares[part], flat, book[part].T, alpha=-1).min(1)
+        codes = torch.where(distance < nearest, found + start, codes)
+        nearest = torch.minimum(distance, nearest)
+    return codes
