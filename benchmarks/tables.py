@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md and docs/reliability.md again from docs/results/*.json.
+"""Write the measured tables of the pages in docs/ again from docs/results/*.json.
 
     python benchmarks/tables.py [--check]
 
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import guide_memory
 import patch_memory
 import quality
 import quantizer
@@ -22,10 +23,11 @@ import reconstruction
 import reliability
 import startup
 import training_step
+import troubleshooting
 
 ROOT = Path(__file__).parents[1]
-PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "results"
-RELIABILITY_PAGE = ROOT / "docs" / "reliability.md"
+DOCS, RESULTS = ROOT / "docs", ROOT / "docs" / "results"
+PAGE = DOCS / "performance.md"
 Table = tuple[str, Callable[[dict], str]]
 #: name of the region -> (file of numbers, what makes Markdown of its content)
 TABLES: dict[str, Table] = {
@@ -34,8 +36,23 @@ TABLES: dict[str, Table] = {
     for device in ("cpu", "cuda")
 }
 TABLES |= {script.__name__: (f"{script.__name__}.json", script.markdown) for script in (patch_memory, quality)}
-RELIABILITY: dict[str, Table] = {"reliability": ("reliability.json", reliability.markdown)}
-TARGETS = {"quality": "benchmarks/quality.py", "reliability": "make soak"}
+#: every page with the tables that it has
+PAGES: dict[Path, dict[str, Table]] = {
+    PAGE: TABLES,
+    DOCS / "reliability.md": {"reliability": ("reliability.json", reliability.markdown)},
+    DOCS / "from-the-guide.md": {"guide_memory": ("guide_memory.json", guide_memory.markdown)},
+    DOCS / "troubleshooting.md": {
+        "training_memory": ("guide_memory.json", guide_memory.ways_markdown),
+        "troubleshooting": ("troubleshooting.json", troubleshooting.markdown),
+    },
+}
+TARGETS = {
+    "quality": "benchmarks/quality.py",
+    "reliability": "make soak",
+    "guide_memory": "benchmarks/guide_memory.py",
+    "training_memory": "benchmarks/guide_memory.py",
+    "troubleshooting": "benchmarks/troubleshooting.py",
+}
 REGION = re.compile(r"<!-- table: (?P<name>\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -53,7 +70,7 @@ def refreshed(page: str, results: Path = RESULTS, tables: dict[str, Table] = TAB
 
 def region(name: str, results: Path) -> str:
     """One table between its marks."""
-    file, markdown = (TABLES | RELIABILITY)[name]
+    file, markdown = next(tables[name] for tables in PAGES.values() if name in tables)
     path = results / file
     target = TARGETS.get(name, "make bench-gpu" if "cuda" in name else "make bench")
     text = f"Not measured: there is no `docs/results/{file}`; `{target}` writes it."
@@ -67,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
     options = parser.parse_args()
-    for page, tables in ((PAGE, TABLES), (RELIABILITY_PAGE, RELIABILITY)):
+    for page, tables in PAGES.items():
         before = page.read_text()
         after = refreshed(before, tables=tables)
         if options.check and after != before:

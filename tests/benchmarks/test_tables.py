@@ -1,12 +1,10 @@
-"""The tables of docs/performance.md and docs/reliability.md come from docs/results and nowhere else."""
+"""The measured tables of the pages come from docs/results and nowhere else."""
 
 import pytest
 import tables
 
 
-@pytest.mark.parametrize(
-    ("path", "entries"), [(tables.PAGE, tables.TABLES), (tables.RELIABILITY_PAGE, tables.RELIABILITY)]
-)
+@pytest.mark.parametrize(("path", "entries"), tables.PAGES.items(), ids=[path.name for path in tables.PAGES])
 def test_a_page_is_what_the_numbers_make_it(path, entries):
     page = path.read_text()
     assert page == tables.refreshed(page, tables=entries), "run python benchmarks/tables.py"
