@@ -191,6 +191,12 @@ def default_stride(patch_size: Sequence[int], factor: Sequence[int]) -> list[int
     return [max(side * 3 // 4 // f, 1) * f for side, f in pairs]
 
 
+def chosen_stride(stride: Sequence[int], patch_size: Sequence[int], factor: Sequence[int]) -> list[int] | None:
+    """The stride, unless it is :func:`default_stride`: that follows from the patch, also from a later one."""
+    stride = list(_triple("stride", stride))
+    return None if stride == default_stride(patch_size, factor) else stride
+
+
 def autocasts(device: torch.device | str, precision: str) -> bool:
     """Whether an evaluator computes in bf16: MONAI's evaluator does so on CUDA only."""
     return torch.device(device).type == "cuda" and uses_bf16(device, precision)

@@ -119,8 +119,7 @@ def test_the_weights_build_and_load_by_what_lies_beside_them(trained):
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(trained / "model.pt", weights_only=True), strict=True)
     assert bool(network.quantizer.initialized)
-    assert set(parser.get()) == {"network_def", "hu_window", "volume_size", "patch_size", "stride"}
-    assert parser["stride"] == [24, 24, 12], "resolved: three quarters of the patch"
+    assert set(parser.get()) == {"network_def", "factor", "hu_window", "patch_size"}, "and no stride but a chosen one"
 
 
 def test_a_finished_run_started_again_says_so_and_changes_no_file(trained, phantom_folder, tiny, capsys):
@@ -497,6 +496,11 @@ def test_the_defaults_are_the_full_resolution_recipe():
     parser.get_parsed_content("imports")
     parameters = parser.get_parsed_content("network_def").parameters()
     assert 2e6 <= sum(parameter.numel() for parameter in parameters) <= 4e6
+
+
+def test_a_stride_belongs_to_the_weights_only_where_it_was_chosen():
+    assert bundle.chosen_stride([192, 192, 96], [256, 256, 128], [4, 4, 4]) is None
+    assert bundle.chosen_stride([128, 128, 96], [256, 256, 128], [4, 4, 4]) == [128, 128, 96]
 
 
 @pytest.mark.parametrize(("patch", "stride"), [(256, 192), (128, 96), (64, 64), (44, 32), (100, 76), (48, 36), (12, 4)])

@@ -28,7 +28,7 @@ class ModelExport:
     Args:
         folder: where they go.
         network: whose weights are taken, usually the moving average; it describes itself by ``network.config``.
-        knobs: further flat knobs for ``model.yaml``, such as ``hu_window`` and ``patch_size``.
+        knobs: further flat knobs for ``model.yaml``, such as ``hu_window`` and ``patch_size``; None leaves one out.
     """
 
     def __init__(self, folder: str | Path, network: torch.nn.Module, knobs: Mapping[str, Any]) -> None:
@@ -52,7 +52,8 @@ class ModelExport:
             UserError: if the disk does not take them.
         """
         save_sealed(inference_weights(self.network), self.folder / "model.pt")
-        overlay = {"network_def": self.network.config, **self.knobs}
+        knobs = {name: value for name, value in self.knobs.items() if value is not None}
+        overlay = {"network_def": self.network.config, **knobs}
         text = "# The network of model.pt; merge it after train.yaml or inference.yaml.\n"
         write_whole(self.folder / "model.yaml", text + yaml.safe_dump(plain(overlay), sort_keys=False))
 

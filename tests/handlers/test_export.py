@@ -71,6 +71,11 @@ def test_the_description_holds_flat_knobs(exported):
     assert content == {key: list(value) for key, value in KNOBS.items()}
 
 
+def test_knobs_that_were_left_alone_are_left_out(trained, tmp_path):
+    ModelExport(tmp_path, trained, {"patch_size": (16, 16, 16), "stride": None, "volume_size": None}).save()
+    assert yaml.safe_load((tmp_path / "model.yaml").read_text()).keys() == {"network_def", "patch_size"}
+
+
 def test_loading_gives_the_network_of_the_weights(exported, trained):
     network = load_weights(build(exported), exported / "model.pt")
     for key, value in inference_weights(trained).items():
