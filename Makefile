@@ -5,7 +5,7 @@ BIN := .venv/bin
 DATA ?=
 OUTPUT ?=
 
-.PHONY: install demo model test lint soak bench bench-gpu
+.PHONY: install demo model test lint soak bench bench-gpu docs docs-check
 
 install: .venv/.installed
 
@@ -32,6 +32,19 @@ model: install
 # stays in one process
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# the site of README and docs, in site/
+docs: .venv/.documentation
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'look at site/index.html'
+
+.venv/.documentation: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# the commands of README and docs that make test leaves out (tests/docs/commands.yaml says why), one after another
+docs-check: install .venv/.documentation
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/docs/slow_commands.py -vv -r fs --durations=0 --durations-min=1
 
 # long campaigns, less than an hour: faults put into trainings (writes docs/reliability.md), exact tiles over random
 # networks and a million codes, memory over long volumes

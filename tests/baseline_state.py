@@ -12,8 +12,13 @@ WIDTH, CODES, EMBEDDING = 4, 32, 3
 GROUPS = 4
 
 
-def make_state(downsample=(4, 4, 4), width=WIDTH, critics=False, perceptual=False, seed=0):
-    """A state_dict of a small one; weights are scaled so that values stay near 1."""
+def make_state(
+    downsample=(4, 4, 4), width=WIDTH, critics=False, perceptual=False, seed=0, batch_norm=False, most_channels=512
+):
+    """A state_dict of a small one; weights are scaled so that values stay near 1.
+
+    ``batch_norm`` is that of the generator (``norm_type: batch``); ``most_channels`` the limit of the discriminators.
+    """
     random = torch.Generator().manual_seed(seed)
     state, steps = {}, int(math.log2(max(downsample)))
 
@@ -22,9 +27,13 @@ def make_state(downsample=(4, 4, 4), width=WIDTH, critics=False, perceptual=Fals
         state[f"{name}.weight"] = torch.randn(first, second, *kernel, generator=random) / scale
         state[f"{name}.bias"] = torch.randn(second if transposed else first, generator=random) / 10
 
-    def norm(name, channels):
+    def norm(name, channels, statistics=batch_norm):
         state[f"{name}.weight"] = 1 + torch.randn(channels, generator=random) / 10
         state[f"{name}.bias"] = torch.randn(channels, generator=random) / 10
+        if statistics:
+            state[f"{name}.running_mean"] = torch.randn(channels, generator=random) / 10
+            state[f"{name}.running_var"] = torch.rand(channels, generator=random) + 0.5
+            state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
     def block(name, channels):
         for half in (1, 2):
@@ -52,17 +61,21 @@ def make_state(downsample=(4, 4, 4), width=WIDTH, critics=False, perceptual=Fals
     state["codebook.N"] = torch.rand(CODES, generator=random) + 1
     state["codebook.z_avg"] = state["codebook.embeddings"] * state["codebook.N"][:, None]
     for name, axes in (("image_discriminator", 2), ("video_discriminator", 3)) if critics else ():
-        widths = [1, width, 2 * width, 4 * width, 8 * width, 1]
+        widths = [1, *(min(width * 2**i, most_channels) for i in range(4)), 1]
         for i in range(5):
             layer(f"{name}.model{i}.0", widths[i + 1], widths[i], (4,) * axes)
             if i in (1, 2, 3):
-                norm(f"{name}.model{i}.1", widths[i + 1])
-                state[f"{name}.model{i}.1.running_mean"] = torch.randn(widths[i + 1], generator=random) / 10
-                state[f"{name}.model{i}.1.running_var"] = torch.rand(widths[i + 1], generator=random) + 0.5
-                state[f"{name}.model{i}.1.num_batches_tracked"] = torch.tensor(7)
+                norm(f"{name}.model{i}.1", widths[i + 1], statistics=True)
     if perceptual:
         state["perceptual_model.lin0.model.1.weight"] = torch.rand(1, 64, 1, 1)
     return state
+
+
+def write(folder, state, settings=None):
+    """``peer.ckpt``: a state_dict, or a Lightning checkpoint with settings."""
+    content = state if settings is None else {"state_dict": state, "hyper_parameters": settings, "global_step": 40}
+    torch.save(content, folder / "peer.ckpt")
+    return folder / "peer.ckpt"
 
 
 def strides(downsample):
@@ -111,9 +124,7 @@ def judge(state, name, x):
     for i in range(5):
         layer = f"{name}.model{i}"
         x = convolve(x, state[f"{layer}.0.weight"], state[f"{layer}.0.bias"], 2 if i < 3 else 1, padding=2)
-        if i in (1, 2, 3):
-            mean, variance = state[f"{layer}.1.running_mean"], state[f"{layer}.1.running_var"]
-            x = F.batch_norm(x, mean, variance, state[f"{layer}.1.weight"], state[f"{layer}.1.bias"])
+        x = _batch_norm(state, f"{layer}.1", x) if i in (1, 2, 3) else x
         x = F.leaky_relu(x, 0.2) if i < 4 else x
         layers.append(x)
     return layers
@@ -125,8 +136,16 @@ def _conv(state, name, x, stride=(1, 1, 1)):
 
 
 def _active(state, name, x, groups):
-    x = F.group_norm(x, groups, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
+    if f"{name}.running_mean" in state:
+        x = _batch_norm(state, name, x)
+    else:
+        x = F.group_norm(x, groups, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
     return x * torch.sigmoid(x)
+
+
+def _batch_norm(state, name, x):
+    names = ("running_mean", "running_var", "weight", "bias")
+    return F.batch_norm(x, *(state[f"{name}.{one}"] for one in names))
 
 
 def _block(state, name, x, groups):

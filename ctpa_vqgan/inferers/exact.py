@@ -16,7 +16,14 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
 from ctpa_vqgan.errors import UserError
-from ctpa_vqgan.inferers.memory import decoding_bytes, encoding_bytes, first_line, largest_core, release_freed
+from ctpa_vqgan.inferers.memory import (
+    decoding_bytes,
+    encoding_bytes,
+    first_line,
+    free_host_bytes,
+    largest_core,
+    release_freed,
+)
 from ctpa_vqgan.inferers.streams import (
     PerTile,
     codes_target,
@@ -37,6 +44,7 @@ from ctpa_vqgan.progress import progress_bar
 
 Volume = TypeVar("Volume", torch.Tensor, np.ndarray)
 DEFAULT_TILE = (128, 128, 128)
+INSTEAD_OF_WHOLE = "reconstruct them by windows (inference), make codes of smaller volumes, or train with norm='rms'"
 VOXELS_PER_RELEASE = 2**19  # after every large tile, but not after every tiny one: it costs milliseconds
 
 logger = logging.getLogger(__name__)
@@ -142,7 +150,7 @@ class ExactTileInferer(Inferer):
             ValueError: if tile size, offset, ``out`` or ``latents`` do not fit, if integers come without ``before``, or
                 if no finite halo exists.
             BudgetTooSmall: if no tile fits ``memory_bytes``.
-            UserError: if memory runs out for the smallest sensible tile.
+            UserError: if memory runs out for the smallest sensible tile, or is too little for a whole volume.
         """
         network, volume = _checked(network), source(inputs)
         if volume.ndim != 5 or 0 in volume.shape:
@@ -184,7 +192,7 @@ class ExactTileInferer(Inferer):
             ValueError: if tile size, offset or ``out`` do not fit, if ``out`` holds integers and there is no ``after``,
                 if a code is none of the network's, or if no finite halo exists.
             BudgetTooSmall: if no tile fits ``memory_bytes``.
-            UserError: if memory runs out for the smallest sensible tile.
+            UserError: if memory runs out for the smallest sensible tile, or is too little for a whole volume.
         """
         network, codes = _checked(network), source(codes)
         if codes.ndim != 4 or 0 in codes.shape or codes.is_floating_point():
@@ -277,13 +285,33 @@ class ExactTileInferer(Inferer):
         except UnboundedReceptiveField:
             if not self.allow_whole:
                 raise
-            _refuse_too_large(network, [g * f for g, f in zip(grid, factor)])
+            self._refuse_too_large(task, network, grid)
             # a halo as wide as the volume; with several cores it would be computed several times
             halo, core, offset = tuple(grid), core and list(grid), (0,) * len(grid)
         if core:
             return self._limited(task, core), halo, offset
-        needed = functools.partial(encoding_bytes if task == "encode" else decoding_bytes, network, self._run)
+        needed = functools.partial(self._bytes, task, network)
         return self._limited(task, largest_core(self.memory_bytes, grid, factor, halo, needed)), halo, offset
+
+    def _bytes(self, task: str, network: VQGAN, around: Sequence[int], core: Sequence[int]) -> float:
+        return (encoding_bytes if task == "encode" else decoding_bytes)(network, self._run, around, core)
+
+    def _refuse_too_large(self, task: str, network: VQGAN, grid: Sequence[int]) -> None:
+        """Say what there is instead of a whole volume that convolutions cannot count, or that memory has no room for.
+
+        A GPU tells by itself when its memory runs out; the system would end the process without a word.
+        """
+        size, parameter = tuple(g * f for g, f in zip(grid, network.factor)), next(network.parameters())
+        found, largest = f"norm='group' looks at the whole volume, and {size} voxels", network.largest_activation(size)
+        if largest > LARGEST_TENSOR:
+            raise UnboundedReceptiveField(f"{found} are too many for one tile; {INSTEAD_OF_WHOLE}")
+        free = free_host_bytes() if parameter.device.type == "cpu" else math.inf
+        # a pass holds about six tensors of the largest size at once; to count them exactly takes seconds
+        if 8 * largest * parameter.element_size() < free:
+            return
+        if (needed := self._bytes(task, network, grid, grid)) > free:
+            have = f"need {needed / 2**30:.1f} GiB to {task} as one tile, of which {free / 2**30:.1f} are free"
+            raise UserError(f"{found} {have}; {INSTEAD_OF_WHOLE}")
 
 
 def _halved(
@@ -309,15 +337,6 @@ def _halved(
         "memory ran out (%s); tiles are now %s voxels, not %s; this volume begins again", reason, smaller, size
     )
     return tuple(core)
-
-
-def _refuse_too_large(network: VQGAN, size: Sequence[int]) -> None:
-    """Say what there is instead of a whole volume that is beyond what convolutions can count."""
-    if network.largest_activation(size) > LARGEST_TENSOR:
-        raise UnboundedReceptiveField(
-            f"norm='group' takes its statistics over the whole volume, and {tuple(size)} voxels are too many for one "
-            "tile; reconstruct them by windows (inference), make codes of smaller volumes, or train with norm='rms'"
-        )
 
 
 def _checked(network: Any) -> VQGAN:

@@ -10,6 +10,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,15 @@ def first_line(error: BaseException) -> str:
     return lines[0][:160] if lines else type(error).__name__
 
 
+def free_host_bytes() -> float:
+    """Memory that the system can still give without swapping; infinite where it does not tell (it is no Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
+
+
 def release_freed() -> None:
     """Give memory that was freed back to the system, where the C library keeps it (glibc).
 
@@ -91,8 +101,10 @@ def encoding_bytes(network: VQGAN, run: Run, around: Sequence[int], core: Sequen
         return math.inf
     voxels = (1, network.in_channels, *size)
     encoder = peak_bytes(functools.partial(run, network.encode), voxels, parameter.dtype, parameter.device)
-    places = (1, network.embedding_dim, *core)
+    some = [min(side, SEARCHED) for side in core]  # a step for each chunk of a large core would take minutes
+    places = (1, network.embedding_dim, *some)
     search = peak_bytes(functools.partial(run, network.quantizer.quantize), places, torch.float64, parameter.device)
+    search *= math.prod(core) / math.prod(some)
     reading = COPIES * math.prod(voxels) * parameter.element_size()
     latents = network.embedding_dim * math.prod(around) * parameter.element_size()
     return max(encoder, latents + search, reading)

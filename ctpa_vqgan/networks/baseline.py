@@ -10,13 +10,22 @@ Khader et al. 2023, Scientific Reports 13:7303.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.networks.baseline_keys import (
+    CRITICS,
+    FIRST_LAYER,
+    STATISTICS_OF_BATCHES,
+    check_keys,
+    critic_names,
+    generator_names,
+    unwrapped,
+)
 from ctpa_vqgan.networks.discriminators import PatchDiscriminators
 from ctpa_vqgan.networks.lightning import read_checkpoint
 from ctpa_vqgan.networks.vqgan import VQGAN, checked_factor
@@ -25,10 +34,8 @@ AXES = ("xyz", "zyx")
 NUM_GROUPS = 32  # the baseline's code has it so, and does not look at its setting of that name
 NUM_STEPS = 10_000  # that its codes have behind them: more than their averages need to forget the start
 DROPPED = "perceptual_model."  # VGG16 and LPIPS, which every checkpoint carries
-CRITICS = {"volume": "video_discriminator", "slices": "image_discriminator"}
-PARAMETERS = ("weight", "bias")
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-LISTED = 12  # keys of a kind that a message names
+MOST_CHANNELS = 512  # of a layer of its discriminators
+NORMS = {"group": "group", "fixed_batch": "batch"}  # ours, and the baseline's setting
 
 
 class Baseline(NamedTuple):
@@ -46,7 +53,8 @@ def load_baseline(
     """The baseline's generator, in evaluation mode.
 
     Args:
-        path: a Lightning checkpoint or a state_dict; nothing in the file is run.
+        path: a Lightning checkpoint, a state_dict, or a diffusion of medicaldiffusion's with the VQ-GAN in it; nothing
+            in the file is run.
         axes: order of the axes of the arrays that the network will see. ``"xyz"``, as everywhere here, permutes the
             baseline's kernels; ``"zyx"`` leaves them, for arrays in the baseline's own order. Nothing is mirrored.
         factor: voxels per code and axis, in the order of ``axes``, where the file does not tell; by default every axis
@@ -71,14 +79,19 @@ def read_baseline(
     if axes not in AXES:
         raise UserError(f"axes: expected one of {', '.join(AXES)}, found {axes!r}")
     state, config = read_checkpoint(path)
+    whole, assumptions = len(state), []
+    state, prefix = unwrapped(state)
+    if others := whole - len(state):
+        assumptions.append(f"weights: those below {prefix!r}; the rest ({others} keys) is around the VQ-GAN")
     state = {key: value for key, value in state.items() if not key.startswith(DROPPED)}
-    settings = config.get("cfg", config)
-    settings = settings if isinstance(settings, dict) else {}
-    model = settings.get("model") if isinstance(settings.get("model"), dict) else {}
-    for name, value in {"norm_type": "group", "padding_type": "replicate"}.items():
+    settings, model = _settings(config)
+    size, norm = _Size.of(state, path), "fixed_batch" if STATISTICS_OF_BATCHES in state else "group"
+    for name, value in {"norm_type": NORMS[norm], "padding_type": "replicate"}.items():
         if model.get(name, value) != value:
-            raise UserError(f"{path}: {name}: expected {value}, found {model[name]!r}; this network has no other")
-    size, assumptions = _Size.of(state, path), []
+            raise UserError(
+                f"{path}: {name}: expected {value}, found {model[name]!r}; this network has no other, and "
+                "would not give its numbers"
+            )
     network = VQGAN(
         in_channels=size.in_channels,
         channels=size.channels,
@@ -86,8 +99,8 @@ def read_baseline(
         num_res_blocks=([0] + [1] * size.num_steps, [2] * size.num_steps + [0]),
         factor=_factor(size.num_steps, model.get("downsample"), axes, factor, path, assumptions),
         front_end="none",
-        norm="group",
-        num_groups=_num_groups(size, model.get("num_groups"), num_groups, path, assumptions),
+        norm=norm,
+        num_groups=_num_groups(size, norm, model.get("num_groups"), num_groups, path, assumptions),
         num_embeddings=size.num_embeddings,
         embedding_dim=size.embedding_dim,
         decoder_kernel=1,
@@ -98,14 +111,22 @@ def read_baseline(
     if "padding_type" not in model:
         assumptions.append("padding: replicate, as the baseline has it by default")
     critics = _critics(state, size.in_channels, path)
-    targets = {theirs: (network, ours) for theirs, ours in _generator_names(size.num_steps)}
-    targets |= {theirs: (critics, ours) for theirs, ours in _critic_names(critics)}
-    _check(state, targets, path)
+    targets = {theirs: (network, ours) for theirs, ours in generator_names(size.num_steps, norm)}
+    targets |= {theirs: (critics, ours) for theirs, ours in critic_names(critics)}
+    check_keys(state, targets, path)
     for module in filter(None, (network, critics)):
         own = {ours: _turned(state[theirs], axes) for theirs, (owner, ours) in targets.items() if owner is module}
         module.load_state_dict(module.state_dict() | own)
     _take_codebook(network, state, assumptions)
     return Baseline(network.eval(), critics, settings, assumptions)
+
+
+def _settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All settings of a file, and those of the model: a section of OmegaConf's, TATS' command line as a whole."""
+    settings = next((config[name] for name in ("cfg", "args") if name in config), config)
+    settings = settings if isinstance(settings, dict) else {}
+    model = settings.get("model", settings)
+    return settings, model if isinstance(model, dict) else {}
 
 
 class _Size(NamedTuple):
@@ -121,7 +142,7 @@ class _Size(NamedTuple):
     def of(cls, state: Mapping[str, Any], path: str | Path) -> _Size:
         """Read it off three keys; UserError if one is not there or has not its number of axes."""
         telling = {
-            "encoder.conv_first.conv.weight": 5,
+            FIRST_LAYER: 5,
             "codebook.embeddings": 2,
             "encoder.conv_blocks.0.down.conv.weight": 5,
         }
@@ -163,8 +184,15 @@ def _factor(
     return factor
 
 
-def _num_groups(size: _Size, setting: Any, given: int | None, path: str | Path, assumptions: list[str]) -> int:
+def _num_groups(
+    size: _Size, norm: str, setting: Any, given: int | None, path: str | Path, assumptions: list[str]
+) -> int:
     """Groups of the norm: those given, the 32 of the baseline's code, or those of its settings where 32 do not fit."""
+    if norm != "group":
+        if given:
+            raise UserError(f"{path}: num_groups: expected none, as the file has batch norm, found {given}")
+        assumptions.append("norm: batch norm, whose statistics stay as the file has them, in training too")
+        return NUM_GROUPS
     widths = size.channels[1:]
     fitting = [number for number in (given, NUM_GROUPS, setting) if isinstance(number, int) and number > 0]
     number = given or next((n for n in fitting if not any(width % n for width in widths)), None)
@@ -199,73 +227,8 @@ def _critics(state: Mapping[str, Any], in_channels: int, path: str | Path) -> Pa
         norm="batch",
         padding=2,
         bias=True,
+        max_channels=MOST_CHANNELS,
     )
-
-
-def _generator_names(num_steps: int) -> Iterator[tuple[str, str]]:
-    """(their key, ours) of every parameter of encoder and decoder, and of the codes."""
-    for theirs, ours in _generator_layers(num_steps):
-        for name in PARAMETERS:
-            yield f"{theirs}.{name}", f"{ours}.{name}"
-    yield "codebook.embeddings", "quantizer.embedding"
-    yield "codebook.N", "quantizer.ema_count"
-    yield "codebook.z_avg", "quantizer.ema_sum"
-
-
-def _generator_layers(num_steps: int) -> Iterator[tuple[str, str]]:
-    """The same of layers; ours count along two sequences."""
-    yield "encoder.conv_first.conv", "encoder.0"
-    for step in range(num_steps):
-        yield f"encoder.conv_blocks.{step}.down.conv", f"encoder.{1 + 2 * step}"
-        yield from _block_layers(f"encoder.conv_blocks.{step}.res", f"encoder.{2 + 2 * step}")
-    yield "encoder.final_block.0", f"encoder.{1 + 2 * num_steps}.activation.0"
-    yield "pre_vq_conv.conv", f"encoder.{1 + 2 * num_steps}"
-    yield "post_vq_conv.conv", "decoder.0"
-    yield "decoder.final_block.0", "decoder.1.0"
-    for step in range(num_steps):
-        yield f"decoder.conv_blocks.{step}.up.convt", f"decoder.{2 + 3 * step}"
-        yield from _block_layers(f"decoder.conv_blocks.{step}.res1", f"decoder.{3 + 3 * step}")
-        yield from _block_layers(f"decoder.conv_blocks.{step}.res2", f"decoder.{4 + 3 * step}")
-    yield "decoder.conv_last.conv", f"decoder.{2 + 3 * num_steps}"
-
-
-def _block_layers(theirs: str, ours: str) -> Iterator[tuple[str, str]]:
-    for half in (0, 1):
-        yield f"{theirs}.norm{half + 1}", f"{ours}.body.{half}.activation.0"
-        yield f"{theirs}.conv{half + 1}.conv", f"{ours}.body.{half}"
-
-
-def _critic_names(critics: PatchDiscriminators | None) -> Iterator[tuple[str, str]]:
-    """(their key, ours) of everything in the discriminators."""
-    for view, name in CRITICS.items():
-        for number, (layer, _) in enumerate((getattr(critics, view, None) or torch.nn.Module()).named_children()):
-            yield from ((f"{name}.model{number}.0.{one}", f"{view}.{layer}.conv.{one}") for one in PARAMETERS)
-            if layer.isdecimal():
-                named = ((f"model{number}.1.{one}", f"{layer}.adn.N.{one}") for one in (*PARAMETERS, *STATISTICS))
-                yield from ((f"{name}.{theirs}", f"{view}.{ours}") for theirs, ours in named)
-
-
-def _check(state: Mapping[str, Any], targets: Mapping[str, tuple[torch.nn.Module, str]], path: str | Path) -> None:
-    """Refuse keys that are unknown, missing or misshapen, and say which."""
-    misshapen = []
-    for theirs, (owner, ours) in targets.items():
-        found, expected = state.get(theirs), tuple(owner.state_dict()[ours].shape)
-        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        if theirs in state and shape != expected:
-            misshapen.append(f"{theirs} (expected {expected}, found {shape})")
-    kinds = {
-        "unknown": sorted(state.keys() - targets.keys()),
-        "missing": [theirs for theirs in targets if theirs not in state],
-        "misshapen": misshapen,
-    }
-    if any(kinds.values()):
-        told = "; ".join(f"{kind}: {_listed(keys)}" for kind, keys in kinds.items() if keys)
-        raise UserError(f"{path}: expected the keys of the baseline's VQ-GAN and no others, found {told}")
-
-
-def _listed(keys: Sequence[str]) -> str:
-    more = len(keys) - LISTED
-    return ", ".join(keys[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _turned(weight: torch.Tensor, axes: str) -> torch.Tensor:

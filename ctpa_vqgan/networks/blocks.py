@@ -234,8 +234,22 @@ class _RMSNormSiLU(torch.autograd.Function):
         return grad.mul_(factors).mul_(scale.to(x.dtype)).addcmul_(x, pull.to(x.dtype), value=-1), grad_weight, None
 
 
+class FixedBatchNorm(nn.BatchNorm3d):
+    """Batch norm by the statistics that it was given, in training too: a scale and a shift for each channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, C, H, W, D] -> the same shape."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 def make_activation(kind: str, channels: int, num_groups: int) -> nn.Module:
-    """Norm and SiLU: ``"rms"`` (per voxel, exact tiles) or ``"group"`` (as the baseline; tiles differ from the whole).
+    """Norm and SiLU.
+
+    Args:
+        kind: ``"rms"`` (per voxel, exact tiles), ``"group"`` (as the baseline; tiles differ from the whole), or
+            ``"fixed_batch"`` (exact tiles) for imported networks that were trained with batch norm.
+        channels: C.
+        num_groups: of ``"group"``.
 
     Raises:
         ValueError: if ``kind`` is unknown or the groups do not divide the channels.
@@ -248,7 +262,9 @@ def make_activation(kind: str, channels: int, num_groups: int) -> nn.Module:
                 f"norm='group' needs channels that are multiples of num_groups={num_groups}, found {channels}"
             )
         return nn.Sequential(nn.GroupNorm(num_groups, channels, eps=1e-6), nn.SiLU(inplace=True))
-    raise ValueError(f"norm must be 'rms' or 'group', found {kind!r}")
+    if kind == "fixed_batch":
+        return nn.Sequential(FixedBatchNorm(channels), nn.SiLU(inplace=True))
+    raise ValueError(f"norm must be 'rms', 'group' or 'fixed_batch', found {kind!r}")
 
 
 class ResidualBlock(nn.Module):

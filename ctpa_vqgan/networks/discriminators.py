@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from monai.networks.nets import PatchDiscriminator
+from monai.networks.utils import normal_init
 from torch import Tensor, nn
 
 NORMS = ("instance", "batch")
@@ -34,16 +35,17 @@ class PatchDiscriminators(nn.Module):
     MONAI's ``MultiScalePatchDiscriminator`` is not used (727 M parameters at its usual 64 channels).
 
     Args:
-        channels: filters of the first layer, doubled by each of the next.
+        channels: filters of the first layer, doubled by each of the next, up to ``max_channels``.
         num_layers: layers after the first; with 3 a logit judges 70 voxels a side; 3.46 M parameters at 32 channels.
         in_channels: channels of the volume.
         volume: whether the 3-D critic is on.
         slices: whether the 2-D critic is on.
         num_slices: S, evenly spaced slices per plane; all of them where a side has fewer.
-        norm: ``"instance"``, or ``"batch"``: scores then hang on the micro-batch in training. The last three are for
+        norm: ``"instance"``, or ``"batch"``: scores then hang on the micro-batch in training. The last four are for
             the critics that :mod:`ctpa_vqgan.networks.baseline` imports.
         padding: zeros on each side of every convolution, 1 or 2.
         bias: whether convolutions before a norm have one too.
+        max_channels: filters that no layer has more of; None does not limit them.
 
     Raises:
         ValueError: if both critics are off, a number is below 1, or ``norm`` or ``padding`` are others.
@@ -66,6 +68,7 @@ class PatchDiscriminators(nn.Module):
         norm: str = "instance",
         padding: int = 1,
         bias: bool = False,
+        max_channels: int | None = None,
     ) -> None:
         super().__init__()
         if not (volume or slices):
@@ -88,6 +91,7 @@ class PatchDiscriminators(nn.Module):
         self.slices = critic(spatial_dims=2) if slices else None
         for one in filter(None, (self.volume, self.slices)):  # MONAI pads its last convolution by its kernel alone
             one.final_conv.conv.padding = (padding,) * len(one.final_conv.conv.padding)
+            _limit(one, max_channels or channels * 2**num_layers)
         #: how to build them again, but for the choice of slices
         self.config = {
             "channels": channels,
@@ -98,6 +102,7 @@ class PatchDiscriminators(nn.Module):
             "norm": norm,
             "padding": padding,
             "bias": bias,
+            "max_channels": max_channels,
         }
         self.num_slices = num_slices
         self.min_side = min_side(num_layers)
@@ -126,6 +131,20 @@ class PatchDiscriminators(nn.Module):
             # One view per plane even where the planes have equal sides: the weight of a view never hangs on the patch.
             views += [self.slices(take_slices(volume, axis, self.num_slices, offset)) for axis in (2, 3, 4)]
         return DiscriminatorOutput([layers[-1] for layers in views], [layers[:-1] for layers in views])
+
+
+def _limit(critic: PatchDiscriminator, max_channels: int) -> None:
+    """Make the layers anew that MONAI, which doubles them on and on, has made wider."""
+    for layer in critic.children():
+        conv = layer.conv
+        ends = [min(width, max_channels) for width in (conv.in_channels, conv.out_channels)]
+        if ends == [conv.in_channels, conv.out_channels]:
+            continue
+        bias = conv.bias is not None
+        layer.conv = type(conv)(*ends, conv.kernel_size, conv.stride, conv.padding, bias=bias)
+        if hasattr(layer, "adn"):
+            layer.adn.N = type(layer.adn.N)(ends[1])
+        layer.apply(normal_init)
 
 
 def min_side(num_layers: int) -> int:

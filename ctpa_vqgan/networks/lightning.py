@@ -1,8 +1,9 @@
 """Read PyTorch Lightning checkpoints, or plain state_dicts, without running anything that they hold.
 
-A Lightning checkpoint may hold its configuration as a pickled OmegaConf tree, which PyTorch's safe reader refuses. Here
-every class of such a tree is replaced by a stand-in that does nothing but keep what it is given, so that the settings
-can be read where neither omegaconf nor lightning is installed. Any other class is refused.
+A Lightning checkpoint may hold its configuration as a pickled OmegaConf tree, or as what argparse made of a command
+line; PyTorch's safe reader refuses both. Here every class of them is replaced by a stand-in that does nothing but keep
+what it is given, so that the settings can be read where neither omegaconf nor lightning is installed. Any other class
+is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Inert:
         self.state = state
 
 
-#: what an OmegaConf tree names: its own classes, and types that its nodes and their metadata refer to
+#: what settings name: OmegaConf's classes, types that its nodes and their metadata refer to, and argparse's result
 STAND_INS = {
     name: type(name.rsplit(".", 1)[-1], (Inert,), {})
     for name in (
@@ -36,6 +37,7 @@ STAND_INS = {
         "omegaconf.base.ContainerMetadata",
         "omegaconf.base.Metadata",
         "omegaconf.nodes.AnyNode",
+        "argparse.Namespace",
         "typing.Any",
         "collections.defaultdict",
         "builtins.dict",
@@ -43,6 +45,8 @@ STAND_INS = {
         "builtins.int",
     )
 }
+
+PLACES = ("state_dict", "model")  # where Lightning, and the diffusion of medicaldiffusion, keep their weights
 
 
 class Checkpoint(NamedTuple):
@@ -56,33 +60,39 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """The state_dict of a file, to the CPU, and the configuration beside it.
 
     Args:
-        path: a Lightning checkpoint (``state_dict`` and ``hyper_parameters`` at its top), or a state_dict.
+        path: a Lightning checkpoint (``state_dict`` and ``hyper_parameters`` at its top), one of medicaldiffusion's
+            diffusion (``model`` at its top), or a state_dict.
 
     Raises:
-        UserError: the file is absent, damaged, names a class beyond tensors and OmegaConf's, or holds no state_dict.
+        UserError: the file is absent, unreadable or damaged, names a class beyond tensors and settings, or holds no
+            state_dict.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        found = "a folder" if path.is_dir() else "nothing"
+        raise UserError(f"{path}: expected a checkpoint file, found {found}; give the .ckpt or .pt itself")
     # a list of pairs: torch takes a stand-in by the name that the file knows it by
     stand_ins = [(stand_in, name) for name, stand_in in STAND_INS.items()]
     try:
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except PermissionError as error:
+        raise UserError(f"{path}: expected a file that you may read, found none ({error.strerror})") from error
     except Exception as error:
         if foreign := _foreign_classes(path):
             raise UserError(
-                f"{path}: expected tensors, plain values and an OmegaConf tree, found {', '.join(foreign)}, which "
-                "could run code; save its state_dict alone, with torch.save, where you trust it"
+                f"{path}: expected tensors, plain values and settings, found {', '.join(foreign)}, which could run "
+                "code; save its state_dict alone, with torch.save, where you trust it"
             ) from error
         raise UserError(f"{path}: damaged, or no file of torch.save ({type(error).__name__}); copy it again") from error
-    state_dict = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    state_dict = content
+    if isinstance(content, Mapping):
+        state_dict = next((content[name] for name in PLACES if name in content), content)
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
         raise UserError(
             f"{path}: expected a Lightning checkpoint or a state_dict, found {type(content).__name__} without one"
         )
-    settings = content.get("hyper_parameters", {}) if state_dict is not content else {}
-    config = plain_settings(settings)
+    config = plain_settings(content.get("hyper_parameters")) if state_dict is not content else None
     return Checkpoint(dict(state_dict), config if isinstance(config, dict) else {})
 
 
@@ -97,7 +107,7 @@ def _plain(value: Any, above: tuple[int, ...]) -> Any:
     above = (*above, id(value))
     if isinstance(value, Inert):
         state = value.state if isinstance(value.state, Mapping) else {}
-        return _plain(state.get("_content", state.get("_val")), above)
+        return _plain(state.get("_content", state.get("_val", state)), above)  # containers, values, argparse's result
     if isinstance(value, Mapping):
         return {str(_plain(key, above)): _plain(entry, above) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -97,7 +97,8 @@ class VQGAN(nn.Module):
         factor: voxels per latent position and axis; each 1, 2, 4, 8, ... and not all 1.
         front_end: ``"none"``, ``"space_to_depth"`` or ``"haar"``: an invertible 2x2x2 rearrangement that is part of
             the factor and takes the convolutions at full resolution, the dearest ones, away.
-        norm: ``"rms"`` (per voxel; exact tiles) or ``"group"`` (GroupNorm; tiles differ from the whole).
+        norm: ``"rms"`` (per voxel; exact tiles), ``"group"`` (GroupNorm; tiles differ from the whole) or
+            ``"fixed_batch"`` (statistics stay as they are; exact tiles) for imported networks.
         num_groups: groups of ``norm="group"``.
         num_embeddings: size of the codebook.
         embedding_dim: length of a code.

@@ -9,6 +9,7 @@ from ctpa_vqgan.__main__ import main
 from ctpa_vqgan.cli import workflows
 from ctpa_vqgan.cli.import_checkpoint import import_checkpoint
 from ctpa_vqgan.cli.knobs import checked, known_knobs
+from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.handlers import load_weights
 from ctpa_vqgan.networks import VQGAN, PatchDiscriminators
 from ctpa_vqgan.networks.baseline import read_baseline
@@ -39,7 +40,7 @@ def test_every_workflow_knows_what_the_overlay_says(imported, name):
     assert checked(overlay, known, "model.yaml") == overlay
     assert overlay["factor"] == overlay["network_def"]["factor"] == [4, 4, 2]
     assert (overlay["hu_window"], overlay["patch_size"]) == ([-500, 500], [32, 32, 16])
-    assert all(side % factor == 0 for side, factor in zip(overlay["stride"], overlay["factor"]))
+    assert "stride" not in overlay  # it follows from patch_size, also from another one
 
 
 @torch.no_grad()
@@ -90,6 +91,29 @@ def test_weights_that_are_there_stay(run, tmp_path, capsys):
     assert run("--num-groups", "4") == 1
     assert "expected a folder without weights, found model.pt; choose another --output" in capsys.readouterr().err
     assert (tmp_path / "out/model.pt").read_text() == "trained for weeks"
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), UserError("no space left")])
+def test_an_import_that_fails_in_the_middle_can_be_repeated(run, tmp_path, capsys, monkeypatch, failure):
+    def fail(path, content):
+        raise failure
+
+    with monkeypatch.context() as broken:
+        broken.setattr("ctpa_vqgan.handlers.export.write_whole", fail)  # model.yaml, which comes last
+        assert run("--num-groups", "4") != 0
+    assert list((tmp_path / "out").iterdir()) == []
+    assert run("--num-groups", "4") == 0
+
+
+def test_a_network_of_colours_is_refused_for_ct(tmp_path, capsys):
+    state = make_state()
+    for key, axis in (("encoder.conv_first.conv.weight", 1), ("decoder.conv_last.conv.weight", 0)):
+        state[key] = state[key].repeat_interleave(3, axis)
+    state["decoder.conv_last.conv.bias"] = torch.zeros(3)
+    torch.save(state, tmp_path / "video.ckpt")
+    arguments = [str(tmp_path / "video.ckpt"), "--output", str(tmp_path / "out"), "--num-groups", "4"]
+    assert main(["import-checkpoint", *arguments]) == 1
+    assert "expected a network of 1 channel, as CT has, found 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

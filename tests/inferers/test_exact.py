@@ -4,7 +4,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from ctpa_vqgan.inferers import ExactTileInferer
+from ctpa_vqgan.errors import UserError
+from ctpa_vqgan.inferers import ExactTileInferer, exact
 from ctpa_vqgan.inferers.sliding import pad_to_multiple
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.networks.blocks import UnboundedReceptiveField
@@ -130,6 +131,17 @@ def test_a_whole_volume_too_large_for_one_tile_is_refused_with_the_way_out():
     codes = torch.zeros((), dtype=torch.int16).expand(1, 384, 384, 384)
     with pytest.raises(UnboundedReceptiveField, match=r"\(1536, 1536, 1536\) voxels are too many.*by windows"):
         ExactTileInferer(allow_whole=True).encode(volume, network, out=codes)
+
+
+def test_a_whole_volume_that_memory_has_no_room_for_is_refused_before_it_is_tried(monkeypatch):
+    network = make_network(channels=(8, 8), norm="group")
+    monkeypatch.setattr(exact, "free_host_bytes", lambda: 2.0**12)
+    for work in (
+        lambda inferer: inferer.encode(torch.zeros(1, 1, 32, 32, 32), network),
+        lambda inferer: inferer.decode(torch.zeros(1, 8, 8, 8, dtype=torch.int64), network),
+    ):
+        with pytest.raises(UserError, match=r"\(32, 32, 32\) voxels need .* GiB to .*code as one tile.*by windows"):
+            work(ExactTileInferer(allow_whole=True))
 
 
 @pytest.mark.parametrize("tile_size", [(16, 16, 6), (16, 16, 0), (16, 16)])

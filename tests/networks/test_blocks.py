@@ -235,7 +235,7 @@ def test_group_norm_has_no_finite_range():
 
 
 def test_a_norm_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="norm must be 'rms' or 'group', found 'batch'"):
+    with pytest.raises(ValueError, match="norm must be 'rms', 'group' or 'fixed_batch', found 'batch'"):
         make_activation("batch", 8, 8)
     with pytest.raises(ValueError, match="multiples of num_groups=8, found 12"):
         make_activation("group", 12, 8)

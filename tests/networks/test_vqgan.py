@@ -154,7 +154,7 @@ def test_a_quantizer_of_ones_own_sets_the_size_of_the_codebook():
         ({"factor": (4, 4)}, r"factor must be three powers of two.*found \(4, 4\)"),
         ({"factor": (1, 1, 1)}, "at least one above 1"),
         ({"front_end": "fft"}, "front_end must be one of none, space_to_depth, haar, found 'fft'"),
-        ({"norm": "batch"}, "norm must be 'rms' or 'group', found 'batch'"),
+        ({"norm": "batch"}, "norm must be 'rms', 'group' or 'fixed_batch', found 'batch'"),
         ({"norm": "group", "channels": (12, 16)}, "multiples of num_groups=8, found 12"),
         ({"spatial_dims": 2}, "spatial_dims must be 3, found 2"),
         ({"decoder_channels": (8,)}, r"decoder_channels must have 2 entries as channels has, found \(8,\)"),
