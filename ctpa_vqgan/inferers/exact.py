@@ -50,6 +50,10 @@ VOXELS_PER_RELEASE = 2**19  # after every large tile, but not after every tiny o
 logger = logging.getLogger(__name__)
 
 
+class TooLargeForOneTile(UserError):
+    """A volume that can be worked on only as a whole, and is too large for that."""
+
+
 class ExactTileInferer(Inferer):
     """Whole-volume codes and decoding at bounded memory, equal to one pass over the volume up to rounding.
 
@@ -150,7 +154,8 @@ class ExactTileInferer(Inferer):
             ValueError: if tile size, offset, ``out`` or ``latents`` do not fit, if integers come without ``before``, or
                 if no finite halo exists.
             BudgetTooSmall: if no tile fits ``memory_bytes``.
-            UserError: if memory runs out for the smallest sensible tile, or is too little for a whole volume.
+            UserError: if memory runs out for the smallest sensible tile.
+            TooLargeForOneTile: with ``allow_whole``, if a whole volume is too large for that.
         """
         network, volume = _checked(network), source(inputs)
         if volume.ndim != 5 or 0 in volume.shape:
@@ -192,7 +197,8 @@ class ExactTileInferer(Inferer):
             ValueError: if tile size, offset or ``out`` do not fit, if ``out`` holds integers and there is no ``after``,
                 if a code is none of the network's, or if no finite halo exists.
             BudgetTooSmall: if no tile fits ``memory_bytes``.
-            UserError: if memory runs out for the smallest sensible tile, or is too little for a whole volume.
+            UserError: if memory runs out for the smallest sensible tile.
+            TooLargeForOneTile: with ``allow_whole``, if a whole volume is too large for that.
         """
         network, codes = _checked(network), source(codes)
         if codes.ndim != 4 or 0 in codes.shape or codes.is_floating_point():
@@ -304,14 +310,14 @@ class ExactTileInferer(Inferer):
         size, parameter = tuple(g * f for g, f in zip(grid, network.factor)), next(network.parameters())
         found, largest = f"norm='group' looks at the whole volume, and {size} voxels", network.largest_activation(size)
         if largest > LARGEST_TENSOR:
-            raise UnboundedReceptiveField(f"{found} are too many for one tile; {INSTEAD_OF_WHOLE}")
+            raise TooLargeForOneTile(f"{found} are too many for one tile; {INSTEAD_OF_WHOLE}")
         free = free_host_bytes() if parameter.device.type == "cpu" else math.inf
         # a pass holds about six tensors of the largest size at once; to count them exactly takes seconds
         if 8 * largest * parameter.element_size() < free:
             return
         if (needed := self._bytes(task, network, grid, grid)) > free:
             have = f"need {needed / 2**30:.1f} GiB to {task} as one tile, of which {free / 2**30:.1f} are free"
-            raise UserError(f"{found} {have}; {INSTEAD_OF_WHOLE}")
+            raise TooLargeForOneTile(f"{found} {have}; {INSTEAD_OF_WHOLE}")
 
 
 def _halved(

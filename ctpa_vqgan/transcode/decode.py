@@ -19,7 +19,7 @@ from ctpa_vqgan.data import save_like, to_hu
 from ctpa_vqgan.data.cases import safe_name
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.files import in_turn
-from ctpa_vqgan.inferers import ExactTileInferer
+from ctpa_vqgan.inferers import ExactTileInferer, TooLargeForOneTile
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.ranks import Shard
 from ctpa_vqgan.tokens import EncodedVolume, apply_residual, network_fingerprint
@@ -129,7 +129,10 @@ def _decode(encoded: EncodedVolume, path: Path, target: Path, network: VQGAN, ti
     with tempfile.TemporaryFile() as file:
         volume = scratch_volume(file, encoded.shape)
         if encoded.residual is None:
-            tiles.decode(codes, network, volume[None, None], lambda tile: to_hu(tile, encoded.hu_window))
+            try:
+                tiles.decode(codes, network, volume[None, None], lambda tile: to_hu(tile, encoded.hu_window))
+            except TooLargeForOneTile as error:
+                raise Refused(f"{path}: {error}") from error
         else:
             decode_bounded(codes, network, encoded.hu_window, volume)
             with _refusing():

@@ -21,7 +21,7 @@ from ctpa_vqgan.data.sizes import check_size
 from ctpa_vqgan.data.unreadable import case_key, unreadable
 from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.files import in_turn
-from ctpa_vqgan.inferers import ExactTileInferer, latent_grid
+from ctpa_vqgan.inferers import ExactTileInferer, TooLargeForOneTile, latent_grid
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.ranks import Shard, is_main
 from ctpa_vqgan.tokens import EncodedVolume, bound_error, network_fingerprint
@@ -94,7 +94,11 @@ def encode_cases(
         started = time.perf_counter()
         if _is_finished(path, paths[path], settings):
             return describe(path, EncodedVolume.load(path), None)
-        encoded = _encode(_load(paths[path], volume_size), network, settings, tiles)
+        volume = _load(paths[path], volume_size)
+        try:
+            encoded = _encode(volume, network, settings, tiles)
+        except TooLargeForOneTile as error:
+            raise Refused(f"{case_key(paths[path])}: {error}") from error
         encoded.save(path)
         return describe(path, encoded, time.perf_counter() - started)
 

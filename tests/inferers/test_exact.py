@@ -4,8 +4,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from ctpa_vqgan.errors import UserError
-from ctpa_vqgan.inferers import ExactTileInferer, exact
+from ctpa_vqgan.inferers import ExactTileInferer, TooLargeForOneTile, exact
 from ctpa_vqgan.inferers.sliding import pad_to_multiple
 from ctpa_vqgan.networks import VQGAN
 from ctpa_vqgan.networks.blocks import UnboundedReceptiveField
@@ -129,7 +128,7 @@ def test_a_whole_volume_too_large_for_one_tile_is_refused_with_the_way_out():
     network = make_network(channels=(8, 8), norm="group")
     volume = torch.zeros(1, 1, 1, 1, 1).expand(1, 1, 1536, 1536, 1536)  # takes no memory
     codes = torch.zeros((), dtype=torch.int16).expand(1, 384, 384, 384)
-    with pytest.raises(UnboundedReceptiveField, match=r"\(1536, 1536, 1536\) voxels are too many.*by windows"):
+    with pytest.raises(TooLargeForOneTile, match=r"\(1536, 1536, 1536\) voxels are too many.*by windows"):
         ExactTileInferer(allow_whole=True).encode(volume, network, out=codes)
 
 
@@ -140,7 +139,9 @@ def test_a_whole_volume_that_memory_has_no_room_for_is_refused_before_it_is_trie
         lambda inferer: inferer.encode(torch.zeros(1, 1, 32, 32, 32), network),
         lambda inferer: inferer.decode(torch.zeros(1, 8, 8, 8, dtype=torch.int64), network),
     ):
-        with pytest.raises(UserError, match=r"\(32, 32, 32\) voxels need .* GiB to .*code as one tile.*by windows"):
+        with pytest.raises(
+            TooLargeForOneTile, match=r"\(32, 32, 32\) voxels need .* GiB to .*code as one tile.*by windows"
+        ):
             work(ExactTileInferer(allow_whole=True))
 
 

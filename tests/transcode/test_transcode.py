@@ -1,6 +1,7 @@
 """Volumes to code files and back: the same grid, the same voxels as exact tiles give, and nothing done twice."""
 
 import json
+import math
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ import torch
 from ctpa_vqgan.data import find_cases, load_volume, to_hu
 from ctpa_vqgan.errors import Stopped, UserError
 from ctpa_vqgan.files import in_turn
-from ctpa_vqgan.inferers import ExactTileInferer
+from ctpa_vqgan.inferers import ExactTileInferer, exact
 from ctpa_vqgan.networks import VQGAN, make_quantizer
 from ctpa_vqgan.ranks import Shard
 from ctpa_vqgan.tokens import EncodedVolume
@@ -307,6 +308,21 @@ def test_volumes_of_another_size_than_the_networks_are_refused_with_the_way_out(
         find_cases(phantom_folder)[:1], network, tmp_path, WINDOW, TILES, progress=False, volume_size=(48, 44, 40)
     )
     assert (tmp_path / f"{row['case']}.npz").exists()
+
+
+def test_a_volume_too_large_for_one_tile_costs_no_other(phantom_folder, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    network = VQGAN(channels=(8, 8), norm="group", num_embeddings=16, embedding_dim=2).eval()
+    encode_cases(find_cases(phantom_folder)[:2], network, tmp_path / "codes", WINDOW, progress=False)
+    free = iter([0.0, math.inf] * 2)
+    monkeypatch.setattr(exact, "free_host_bytes", lambda: next(free))
+    with pytest.raises(Stopped, match="1 of 2 volumes were left out"):
+        encode_cases(find_cases(phantom_folder)[:2], network, tmp_path / "again", WINDOW, progress=False)
+    with pytest.raises(Stopped, match="1 of 2 code files were left out"):
+        decode_files(tmp_path / "codes", network, tmp_path / "decoded", progress=False)
+    told = capsys.readouterr().err
+    assert told.count("left out: ") == 2 and "phantom_00.nii.gz: norm='group' looks" in told
+    assert refused(tmp_path / "again/encode.json") == refused(tmp_path / "decoded/decode.json") == ["phantom_00"]
 
 
 def test_nothing_but_damaged_volumes_is_an_error(mixed, network, tmp_path):
