@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -30,11 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 a user's error (one line on stderr), 2 wrong usage, 3 done but for files that were
         refused, 4 training or a network gave nothing but numbers that are not finite, 130 interrupted,
-        143 told to end by SIGTERM, 138 by SIGUSR1.
+        143 told to end by SIGTERM, 138 by SIGUSR1, 141 as nobody reads what is printed (``| head``).
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.function(options) or 0
+        code = options.function(options) or 0
+        sys.stdout.flush()
+        return code
     except Stopped as stopped:
         return stopped.code
     except KeyboardInterrupt:
@@ -42,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"interrupted{hint}", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         has_failed()
         cause = user_error(error)
         if cause is None:
@@ -50,6 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_first_to_say(told):
             print(f"error: {told}", file=sys.stderr)
         return getattr(cause, "exit_code", 1)
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed goes nowhere, as behind ``| head``; then let Python end without complaint."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    if broken := any(event & select.POLLERR for _, event in watch.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return broken
 
 
 def _parser() -> argparse.ArgumentParser:

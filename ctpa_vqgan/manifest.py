@@ -13,8 +13,9 @@ from ctpa_vqgan.errors import UserError
 from ctpa_vqgan.files import write_whole
 
 MANIFEST = "manifest.sha256"
-# caches, and where a bundle's user keeps data and results: the defaults of dataset_dir and output_dir
-LEFT_OUT = ("__pycache__", "data", "eval")
+# caches, and where a bundle's user keeps data and results: the defaults of dataset_dir and output_dir, and the folder
+# that the model card writes to
+LEFT_OUT = ("__pycache__", "data", "eval", "runs")
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 

@@ -55,7 +55,9 @@ def find_cases(source: str | Path, section: str | None = None) -> list[Case]:
         if not files and section is None:
             raise UserError(f"{datalist}: {EXPECTED}, found no file in any list; write the files to train on into it")
         if not files:
-            raise UserError(f"{source}: section {section!r} is empty")
+            raise UserError(
+                f"{datalist}: expected files in the list {section!r}, found none; write them into it, or name the files"
+            )
         return _named([(path, path) for path in files])
     if (source / JOURNAL).is_file():
         raise UserError(f"{source}: expected a {DATALIST}, found none: prepare did not finish here; run it again")

@@ -1,6 +1,8 @@
 """``python -m ctpa_vqgan``: what it refuses, what it passes on to MONAI, and what it prints."""
 
+import os
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -25,6 +27,15 @@ def run(*arguments):
 
 
 BUNDLE = workflows.find_bundle()
+
+
+def test_a_reader_who_has_seen_enough_is_no_fault():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "ctpa_vqgan", "verify"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_help_loads_nothing_heavy():

@@ -153,7 +153,7 @@ def test_a_datalist_that_is_none_is_named_with_the_form_expected(tmp_path, text)
 
 def test_an_empty_section_is_named(tmp_path):
     (tmp_path / "dataset.json").write_text('{"training": [{"image": "a.nii.gz"}], "validation": []}')
-    with pytest.raises(UserError, match="section 'validation' is empty"):
+    with pytest.raises(UserError, match="expected files in the list 'validation', found none"):
         find_cases(tmp_path, "validation")
 
 
