@@ -1,9 +1,9 @@
-"""One sandbox for all commands of a process."""
+"""One sandbox for all commands of a file of tests."""
 
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sandbox(tmp_path_factory):
     """Made once, in about ten seconds."""
     from sandbox import Sandbox

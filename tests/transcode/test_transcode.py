@@ -19,6 +19,7 @@ from ctpa_vqgan.errors import Stopped, UserError
 from ctpa_vqgan.files import in_turn
 from ctpa_vqgan.inferers import ExactTileInferer, exact
 from ctpa_vqgan.networks import VQGAN, make_quantizer
+from ctpa_vqgan.precision import full_precision
 from ctpa_vqgan.ranks import Shard
 from ctpa_vqgan.tokens import EncodedVolume
 from ctpa_vqgan.transcode import decode_files, encode_cases
@@ -223,7 +224,8 @@ def test_shards_that_end_together_lose_no_row_and_write_no_statistics_twice(
         how = {"tiles": TILES, "latents": True, "progress": False}
         return encode_cases(cases, network, tmp_path, WINDOW, shard=shard(part), **how)
 
-    with ThreadPoolExecutor() as pool:
+    # around the threads, which would put back what others of them have set
+    with full_precision(), ThreadPoolExecutor() as pool:
         assert [len(rows) for rows in pool.map(work, ("1/3", "2/3", "3/3"))] == [1, 1, 1]
     assert [row["case"] for row in without_seconds(tmp_path / "encode.json")] == [case["case"] for case in cases]
     assert Counter(path.name for path in written) == {f"{case['case']}.npz": 2 for case in cases}, "codes, statistics"
