@@ -361,12 +361,14 @@ def check_knobs(
     stitch_device: torch.device | str | None = None,
     memory_gb: float | None = None,
     volume_size: Sequence[int] | None = None,
+    g_betas: Sequence[float] = (0.9, 0.99),
     **counts: int,
 ) -> None:
     """Refuse settings that cannot work, before any data is read.
 
     ``numbers`` must not be negative, those of :data:`SHARES` less than 1 too; ``memory_gb`` must be more than nothing
-    and ``volume_size`` three sides if they are set; ``counts`` are whole and at least 1.
+    and ``volume_size`` three sides if they are set; ``g_betas`` two numbers from 0 to below 1; ``counts`` are whole and
+    at least 1.
 
     Raises:
         UserError: names the knob, what was expected and what was found.
@@ -394,6 +396,8 @@ def check_knobs(
         raise UserError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
     if not isinstance(channels, (list, tuple)) or not all(isinstance(c, int) and c > 0 for c in channels):
         raise UserError(f"channels: expected positive whole numbers such as [64, 128], found {channels!r}")
+    if not isinstance(g_betas, (list, tuple)) or len(g_betas) != 2 or not all(0 <= _number(b) < 1 for b in g_betas):
+        raise UserError(f"g_betas: expected two numbers from 0 to below 1 such as [0.9, 0.99], found {g_betas!r}")
     if volume_size is not None:
         _triple("volume_size", volume_size)
     factor = checked_factor(factor)
@@ -446,6 +450,11 @@ def check_discriminators(patch_size: Sequence[int], num_layers: int, loss_weight
             f"patch_size: the discriminators need sides of at least {min_side(num_layers)} voxels, found {patch_size}; "
             f"enlarge the patch, lower discriminator_layers, or set the loss_weights of {' and '.join(GAN_TERMS)} to 0"
         )
+
+
+def _number(value: Any) -> float:
+    """NaN for what is none."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
 def _triple(name: str, value: Any) -> list[int]:

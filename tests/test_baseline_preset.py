@@ -71,8 +71,11 @@ def test_its_optimizers_are_adam_of_one_rate_for_ever(config):
             assert group["lr"] == pytest.approx(3e-4 * 1 / 8 * 2 / 4), step
 
 
-def test_its_weights_of_means_are_the_baselines_weights_of_sums(config):
-    """4 x the sum over 4 layers and 2 critics of mean distances, and 1 x each critic's score."""
+def test_its_weights_of_means_are_the_baselines_weights_of_sums_in_total(config):
+    """4 x the sum over 4 layers and 2 critics of mean distances, and 1 x each critic's score.
+
+    Ours are means over four views, so that each has a quarter of the total.
+    """
     weights, random = config["loss_weights"], torch.Generator().manual_seed(0)
     real, fake = ([[torch.randn(3, generator=random) for _ in range(4)] for _ in range(2)] for _ in range(2))
     theirs = 4 * sum((r - f).abs().mean() for one, other in zip(real, fake) for r, f in zip(one, other))
@@ -80,6 +83,9 @@ def test_its_weights_of_means_are_the_baselines_weights_of_sums(config):
     logits = [torch.randn(5, generator=random), torch.randn(7, generator=random)]
     theirs = 1 * -logits[0].mean() + 1 * -logits[1].mean()
     torch.testing.assert_close(weights["adversarial"] * hinge_generator_loss(logits), theirs)
+    config["discriminator_channels"] = 4
+    judged = config.get_parsed_content("discriminator")(torch.zeros(1, 1, 32, 32, 24))
+    assert [len(layers) for layers in judged.features] == [4] * 4, "layers of four views: the volume and three planes"
 
 
 @pytest.fixture(scope="module")

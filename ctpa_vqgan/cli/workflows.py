@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,8 @@ def run_workflow(
     files = [*configs, *_model_config(own), *named]
     overrides: dict[str, Any] = {"bundle_root": str(root)}
     overrides |= _mended(files[len(configs) :], known, trusted=named if trust else ())
+    for model in _model_config(own):
+        _check_network_knobs(model, known, given, named)
     overrides |= {workflow.data_knob: data} if data else {}
     overrides |= {"output_dir": output} if output else {}
     overrides |= {"ckpt_path": checkpoint} if checkpoint else {}
@@ -113,6 +116,28 @@ def _check_shard(name: str, shard: str | None) -> None:
     if shard is not None and name not in SHARED:
         raise UserError(f"shard: {name} takes no part of the cases, found {shard}; only {', '.join(SHARED)} do")
     Shard.of(shard)
+
+
+def _check_network_knobs(model: Path, known: dict[str, Any], given: dict[str, Any], overlays: Sequence[Path]) -> None:
+    """Refuse settings that ``network_def`` of a ``model.yaml`` passes over, and name those of overlays."""
+    network = read_yaml(model).get("network_def", {})
+    if not network:
+        return
+    built_of = set(re.findall(r"'@(\w+)'", str(known["network_def"])))
+    told = {**network.get("quantizer", {}), **network}
+
+    def idle(settings: Mapping[str, Any]) -> list[str]:
+        return [name for name in settings if name in built_of and (name not in told or told[name] != settings[name])]
+
+    for name in idle(given):
+        raise UserError(
+            f"--set {name}={given[name]}: expected no other network than that of {model}, found a knob of it; leave it "
+            f"out, or change an argument by --set network_def{SEPARATOR}NAME=..."
+        )
+    for overlay in overlays:
+        content = read_yaml(overlay)
+        if "network_def" not in content and (names := idle(content)) and is_main():
+            print(f"{overlay}: the network is that of {model}; without effect: {', '.join(names)}", file=sys.stderr)
 
 
 def check_plain(option: str, value: str | None) -> None:

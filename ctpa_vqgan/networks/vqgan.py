@@ -180,6 +180,10 @@ class VQGAN(nn.Module):
         self._strides = [block, *strides]
         self.out_channels = out_channels or in_channels
         blocks = num_res_blocks if isinstance(num_res_blocks, Sequence) else (num_res_blocks, num_res_blocks)
+        if len(blocks) != 2:
+            raise ValueError(
+                f"num_res_blocks must be one number or two parts (encoder, decoder), found {num_res_blocks}"
+            )
         recompute = tuple(checkpointing) if isinstance(checkpointing, Sequence) else (checkpointing,) * len(channels)
         if len(recompute) != len(channels) or not all(isinstance(level, bool) for level in recompute):
             raise ValueError(f"checkpointing must be true, false or {len(channels)} of them, found {checkpointing!r}")
@@ -335,12 +339,13 @@ def checked_factor(factor: Sequence[int]) -> Triple:
 
 
 def _by_level(blocks: int | Sequence[int], levels: Sequence) -> Sequence[int]:
-    """Residual blocks of each level; ValueError if there are more or fewer numbers than levels."""
-    if isinstance(blocks, int):
-        return [blocks] * len(levels)
-    if len(blocks) != len(levels):
-        raise ValueError(f"num_res_blocks must have one number or {len(levels)} for a part, found {list(blocks)}")
-    return blocks
+    """Residual blocks of each level; ValueError if there are more or fewer numbers than levels, or one is negative."""
+    numbers = [blocks] * len(levels) if isinstance(blocks, int) else list(blocks)
+    if len(numbers) != len(levels):
+        raise ValueError(f"num_res_blocks must have one number or {len(levels)} for a part, found {numbers}")
+    if any(number < 0 for number in numbers):
+        raise ValueError(f"num_res_blocks must not be negative, found {blocks}")
+    return numbers
 
 
 class _Level(NamedTuple):

@@ -60,7 +60,7 @@ def _convert(source: Source, target: Path, size: Sequence[int] | None) -> Record
     all_voxels, original = sketch(voxels), voxels.shape  # on a coarser grid two crops of one scan share nothing
     if size is not None:
         voxels, affine = _shrunk(source, voxels, affine, size)
-    spacing_mm = [round(float(size), 6) for size in nib.affines.voxel_sizes(affine)]
+    spacing_mm = [round(float(mm), 6) for mm in nib.affines.voxel_sizes(affine)]
     write_prepared(target, voxels, affine)
     content = _sha256(target)
     return {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ctpa_vqgan.data.cases import DATALIST
 from ctpa_vqgan.data.checks.rules import MIN_SIDE, MIN_SLICES, refuse
 from ctpa_vqgan.data.sizes import shown
 from ctpa_vqgan.data.walk import Found, find_volumes
@@ -31,6 +32,7 @@ from ctpa_vqgan.rendezvous import wait_for_ranks
 
 MAX_WORKERS = 8
 WORK = ".work"
+PREPARED = "; a prepared data set? Give what it was made of, which its report.md names"
 
 
 @dataclass
@@ -134,12 +136,16 @@ def prepare(
     return result
 
 
+def _is_data_set(source: str | os.PathLike) -> bool:
+    return any((folder / DATALIST).is_file() for folder in (Path(source), Path(source).parent))
+
+
 def _checked(size: Sequence[int] | None) -> tuple[int, ...] | None:
     if size is None:
         return None
     size, least = tuple(size), (MIN_SIDE, MIN_SIDE, MIN_SLICES)
-    if len(size) != 3 or any(side < few for side, few in zip(size, least)):
-        raise UserError(f"--size: expected X Y Z of at least {shown(least)} voxels, found {shown(size)}")
+    if len(size) != 3 or any(not isinstance(side, int) or side < few for side, few in zip(size, least)):
+        raise UserError(f"--size: expected X Y Z of at least {shown(least)} voxels, found {' x '.join(map(str, size))}")
     return size
 
 
@@ -187,7 +193,7 @@ def _look(
         others = ", ".join(f"{number} {suffix}" for suffix, number in found.ignored.most_common(5)) or "no files"
         raise UserError(
             f"{', '.join(map(str, inputs))}: holds no CT volume; expected NIfTI, NRRD, MetaImage or DICOM, found "
-            f"{others}"
+            f"{others}{PREPARED if any(map(_is_data_set, inputs)) else ''}"
         )
     for error in shard.take(found.refused):
         _say_refused(_refusal(error, found))

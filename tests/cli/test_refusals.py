@@ -191,6 +191,23 @@ CODE = [
 ]
 
 
+def test_a_knob_of_the_network_beside_weights_that_tell_theirs_is_refused(passed_on, capsys, tmp_path):
+    """It would do nothing: the ``network_def`` of ``model.yaml`` refers to no knob."""
+    network = networks.VQGAN(channels=(4, 8), num_embeddings=16)
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"network_def": network.config, "factor": [4, 4, 4]}))
+    (tmp_path / "model.pt").touch()
+    weights = ["train", "--set", f"init_path={tmp_path / 'model.pt'}"]
+    assert main([*weights, "--set", "num_embeddings=128"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --set num_embeddings=128: expected no other network than that of ")
+    assert not passed_on
+    overlay = tmp_path / "small.yaml"
+    overlay.write_text("channels: [8, 16]\nnum_embeddings: 16\nmax_epochs: 2\n")
+    assert main([*weights, "--overlay", str(overlay), "--set", "channels=[4,8]"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("without effect: channels"), "and not those that are as the network has them"
+
+
 @pytest.mark.parametrize("text", CODE)
 def test_code_in_an_overlay_is_refused(refusal, text):
     told = refusal(text)

@@ -110,6 +110,18 @@ def test_crops_of_one_scan_are_told_as_on_the_full_grid(tmp_path):
     assert all("shared-voxels" in [w["rule"] for w in record["warnings"]] for record in result.accepted)
 
 
+def test_a_prepared_data_set_is_not_prepared_again(prepared, tmp_path):
+    for source in (prepared[0], prepared[0] / "volumes"):
+        with pytest.raises(UserError, match=r"a prepared data set\? Give what it was made of"):
+            prepare([source], tmp_path, workers=0, size=SIZE)
+
+
+@pytest.mark.parametrize("size", [(64.0, 64.0, 40.0), ("64", "64", "40"), "abc", (64, 64)])
+def test_a_size_that_is_none_is_one_line(volumes, tmp_path, size):
+    with pytest.raises(UserError, match="--size: expected X Y Z of at least 32 x 32 x 8 voxels"):
+        prepare([volumes], tmp_path, workers=0, size=size)
+
+
 def test_on_the_command_line(volumes, tmp_path, capsys):
     command = ["prepare", str(volumes / "a.nii"), "--output", str(tmp_path / "out"), "--workers", "0"]
     assert main([*command, "--size", "16", "32", "16"]) == 1
