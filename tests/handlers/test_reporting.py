@@ -21,6 +21,7 @@ from ctpa_vqgan.files import Claim
 from ctpa_vqgan.handlers import CaseJudge, Extent, ReportWriter
 from ctpa_vqgan.inferers import VQGANInferer
 from ctpa_vqgan.networks import VQGAN
+from ctpa_vqgan.precision import full_precision
 from ctpa_vqgan.quality_phantom import measure_phantoms
 from ctpa_vqgan.ranks import Shard
 
@@ -350,7 +351,8 @@ def test_shards_that_end_together_leave_whole_pages(folder, monkeypatch):
         finish(self)
 
     monkeypatch.setattr(ReportWriter, "write_all", finish_together)
-    with ThreadPoolExecutor() as pool:
+    # around the threads, which would put back what others of them have set
+    with full_precision(), ThreadPoolExecutor() as pool:
         list(pool.map(lambda part: run(folder, shard=shard(part)), ("1/2", "2/2")))
     assert [case["case"] for case in metrics(folder)["cases"]] == ["a", "b", "c"]
 
