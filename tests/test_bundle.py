@@ -349,7 +349,8 @@ def test_a_machine_that_computes_wrongly_in_bf16_is_refused_before_work_begins(
     settings += ["--overlay", tiny] if command == "train" else ["--checkpoint", trained / "model.pt"]
     settings += ["--set", "tile_size=[32,32,32]"] if knob == "code_precision" else []
     assert run(command, "--data", phantom_folder, "--output", tmp_path / "out", *settings) == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    *notes, line = capsys.readouterr().err.strip().splitlines()
+    assert all("without effect: " in note for note in notes), "smoke.yaml is for another network than these weights'"
     assert re.match(r"error: bf16 self-test on cpu, \d x \(.*\) voxels: latents .*: failed, .* set precision to", line)
     assert not (tmp_path / "out").exists()
 
