@@ -120,11 +120,11 @@ def _check_shard(name: str, shard: str | None) -> None:
 
 def _check_network_knobs(model: Path, known: dict[str, Any], given: dict[str, Any], overlays: Sequence[Path]) -> None:
     """Refuse settings that ``network_def`` of a ``model.yaml`` passes over, and name those of overlays."""
-    network = read_yaml(model).get("network_def", {})
-    if not network:
+    network = read_yaml(model).get("network_def")
+    if not isinstance(network, dict):
         return
     built_of = set(re.findall(r"'@(\w+)'", str(known["network_def"])))
-    told = {**network.get("quantizer", {}), **network}
+    told = {**(network.get("quantizer") or {}), **network}
 
     def idle(settings: Mapping[str, Any]) -> list[str]:
         return [name for name in settings if name in built_of and (name not in told or told[name] != settings[name])]
