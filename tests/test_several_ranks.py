@@ -163,7 +163,13 @@ def test_a_rank_that_is_killed_ends_the_job_and_one_rank_goes_on_as_if_nothing_h
             job.kill()
     assert time.monotonic() - killed < 30
     told = (tmp_path / "log").read_text()
-    assert "error: another rank has ended or does not answer" in told or "SIGTERM: nothing new is saved" in told
+    # rank 0 hears of it by torchrun's signal in the middle of a step, or after it, or by the end of the connection
+    heard = [
+        "SIGTERM: nothing new is saved; the same",
+        "SIGTERM: saved at iteration",
+        "error: another rank has ended or",
+    ]
+    assert any(line in told for line in heard), told[-3000:]
     assert "3 patches an iteration, 1 or 2 on each of 2 ranks, learning rate 0.0003" in told
     assert told.count("patches an iteration") == 1, "rank 0 speaks for both"
     assert len(list((tmp_path / "two/tensorboard").iterdir())) == 1, "and writes for both"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from ctpa_vqgan import ranks
-from ctpa_vqgan.errors import Stopped
+from ctpa_vqgan.errors import Stopped, printable
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.handlers.checkpoints import Checkpoints
 from ctpa_vqgan.progress import say
@@ -68,14 +69,19 @@ class Preemption:
         self._patience = _Patience() if ranks.are_many() else None
 
     def _listen_no_more(self, engine: Engine) -> None:
+        listened = bool(self._before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
         if self._patience is not None:
             self._patience.end()
         error = sys.exc_info()[1]
-        if self._asked and isinstance(error, ranks.RankLost):
+        if not isinstance(error, ranks.RankLost):
+            return
+        if self._asked:
             self._leave(engine, self._asked)  # others have left before, by the same signal
+        if listened:
+            signal.signal(signal.SIGTERM, functools.partial(_leave_with, str(error)))
 
     def _end_step(self, engine: Engine) -> None:
         self._done = engine.state.iteration
@@ -149,6 +155,12 @@ class _Patience:
                 os.write(2, f"{told}, as other ranks may be gone\n".encode())
                 os._exit(128 + number[0])
         os.close(self._reader)
+
+
+def _leave_with(error: str, number: int, frame: FrameType | None) -> None:
+    """End this process with the error that is on its way up: torchrun's signal may come before it was told."""
+    os.write(2, f"error: {printable(error)}\n".encode())
+    os._exit(128 + number)
 
 
 def _runs(modules: Sequence[str], frame: FrameType | None) -> bool:
