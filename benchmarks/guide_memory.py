@@ -18,9 +18,7 @@ every position and code: that column is a formula, not a count.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import math
 import multiprocessing
 import time
@@ -29,14 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import GIB, number, provenance, table
+from side_by_side import GIB, count_parser, number, provenance, report, table
 from stream_memory import AnonymousMemory
 from training_step import patch_size
 
 from ctpa_vqgan.inferers.memory import LiveBytes
 from ctpa_vqgan.plan.config import TrainingConfig
 from ctpa_vqgan.plan.memory import CONTEXT, GAPS, RandomBatches, make_parts, make_trainer, step_memory
-from ctpa_vqgan.provenance import facts
 
 ROOT = Path(__file__).parents[1]
 OURS, BASELINE = "ours", "the baseline's"
@@ -156,6 +153,11 @@ def ways_markdown(content: dict[str, Any]) -> str:
     return f"{table(head, lines)}\n\nWorst moment of a step, counted for CUDA. {provenance(content)}"
 
 
+def tables(content: dict[str, Any]) -> str:
+    """Both, for the screen."""
+    return f"{markdown(content)}\n\n{ways_markdown(content)}"
+
+
 def _measured(rows: Sequence[Row]) -> str:
     head = ["one step", "counted [GiB]", "live tensors [GiB]", "process, RssAnon [GiB]", "processor [s]"]
     lines = []
@@ -181,24 +183,17 @@ def _by(sides: Sequence[int]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Count, measure if asked, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = count_parser(__doc__)
     parser.add_argument("--patches", type=patch_size, nargs="+", default=PATCHES, metavar="XxYxZ")
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="of both networks")
     parser.add_argument("--measure", action="store_true", help="real steps on the CPU too: some minutes")
     parser.add_argument("--most-gib", type=float, default=8.0, help="measure patches that are counted below this")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
-    parser.add_argument("--commit", help="commit of the sources, where they are no git checkout")
     options = parser.parse_args(argv)
     rows = [counted(network, patch, options.set) for network in OVERLAYS for patch in options.patches]
     small = [row for row in rows if options.measure and one_patch_bytes(row) < options.most_gib * GIB]
     steps = [measured(row["network"], row["patch"], options.set) for row in small]
     ways = [way_out(knobs, options.set) for knobs in WAYS]
-    content = {"rows": rows, "ways": ways, "measured": steps, **facts()}
-    content |= {"threads": torch.get_num_threads(), "commit": options.commit or content["commit"]}
-    print(f"{markdown(content)}\n\n{ways_markdown(content)}")
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
-    return content
+    return report(options, tables, rows=rows, ways=ways, measured=steps)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,16 @@ Quantizers are left out, see quantizer.py.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from side_by_side import GIB, number, provenance, table
+from side_by_side import GIB, count_parser, number, provenance, report, table
 from torch import nn
 from training_step import MAISI_ROW, OURS, VQVAE_ROW, monai_maisi, monai_vqvae, our_network
 
 from ctpa_vqgan.inferers.memory import LiveBytes
-from ctpa_vqgan.provenance import facts
 
 CODES = 16  # the book has no part in this
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -76,23 +72,16 @@ def markdown(content: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Count, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = count_parser(__doc__)
     parser.add_argument("--patch", type=int, nargs=3, default=(256, 256, 128))
     parser.add_argument("--width", type=int, default=64, help="channels C at half the resolution")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
-    parser.add_argument("--commit", help="commit of the sources, where they are no git checkout")
     options = parser.parse_args(argv)
     rows = []
     for name, (network, autoencode) in contenders(options.width).items():
         kinds = {"float32": torch.float32} if name == MAISI_ROW else PRECISIONS
         counts = {p: counted(network, autoencode, options.patch, dtype) for p, dtype in kinds.items()}
         rows.append({"name": name, **counts})
-    content = {"patch": list(options.patch), "width": options.width, "rows": rows, **facts()}
-    content |= {"threads": torch.get_num_threads(), "commit": options.commit or content["commit"]}
-    print(markdown(content))
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
-    return content
+    return report(options, markdown, patch=list(options.patch), width=options.width, rows=rows)
 
 
 if __name__ == "__main__":

@@ -42,16 +42,22 @@ Row = dict[str, Any]
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def argument_parser(doc: str) -> argparse.ArgumentParser:
-    """The arguments that every script has."""
+def count_parser(doc: str) -> argparse.ArgumentParser:
+    """The arguments of every script, also of one that counts on the CPU and compares no clocks."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    parser.add_argument("--commit", help="commit of the sources, where they are no git checkout")
+    return parser
+
+
+def argument_parser(doc: str) -> argparse.ArgumentParser:
+    """The arguments of every script that compares rivals."""
+    parser = count_parser(doc)
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="also sets the sizes that are not given"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds of every comparison")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--commit", help="commit of the sources, where they are no git checkout")
     return parser
 
 
@@ -71,10 +77,11 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None, sizes: d
 
 def report(options: argparse.Namespace, markdown: Callable[[dict], str], **content: Any) -> dict:
     """Print the tables; write them with hardware, versions and commit if a file was named."""
+    device = getattr(options, "device", "cpu")
     torch_facts = {"threads": torch.get_num_threads()}
-    if options.device == "cuda":
+    if device == "cuda":
         torch_facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    content = {"device": options.device, **content, **facts(options.device), **torch_facts}
+    content = {"device": device, **content, **facts(device), **torch_facts}
     content["commit"] = options.commit or content["commit"]
     print(markdown(content))
     if options.json:

@@ -15,8 +15,6 @@ Seams are jumps of the difference from exact tiles on window planes, as ``evalua
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from side_by_side import GIB, LiveBytes, number, provenance, table
+from side_by_side import GIB, LiveBytes, count_parser, number, provenance, report, table
 
 from ctpa_vqgan.data import load_volume
 from ctpa_vqgan.data.patches import grid_windows
@@ -35,7 +33,6 @@ from ctpa_vqgan.inferers.memory import window_bytes
 from ctpa_vqgan.inferers.sliding import overlap_of
 from ctpa_vqgan.metrics import seam_index, volume_fidelity, window_planes
 from ctpa_vqgan.networks import VQGAN
-from ctpa_vqgan.provenance import facts
 
 WEIGHTS = Path(__file__).parents[1] / "bundles/ctpa_vqgan/models/model.pt"
 VOLUME = (512, 512, 604)
@@ -158,11 +155,9 @@ def _by(sides: Sequence[int]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = count_parser(__doc__)
     parser.add_argument("ct", type=Path, help="a CT, such as LIDC-0001.nii.gz")
     parser.add_argument("--scale", type=int, default=4, choices=(1, 2, 4), help="how much smaller than 512x512x604")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
-    parser.add_argument("--commit", help="commit of the sources, where they are no git checkout")
     options = parser.parse_args(argv)
     network = load_weights(VQGAN(), WEIGHTS).eval()
     hu = load_volume()({"image": str(options.ct)})["image"].as_tensor()[0]
@@ -170,13 +165,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     at_full_size = {setting.name: counted(network, setting) for setting in SETTINGS}
     settings = [setting.scaled(options.scale) for setting in SETTINGS]
     rows = [at_full_size.get(row["name"], {}) | row for row in measured(network, hu, settings)]
-    content = {"case": options.ct.name.partition(".")[0], "shape": list(hu.shape), "scale": options.scale, "rows": rows}
-    content |= {"blending_bytes": blending_bytes(), "threads": torch.get_num_threads(), **facts()}
-    content["commit"] = options.commit or content["commit"]
-    print(markdown(content))
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
-    return content
+    measure = {"shape": list(hu.shape), "scale": options.scale, "rows": rows, "blending_bytes": blending_bytes()}
+    return report(options, markdown, case=options.ct.name.partition(".")[0], **measure)
 
 
 if __name__ == "__main__":
