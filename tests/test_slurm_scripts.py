@@ -85,7 +85,7 @@ class Cluster:
     def run(self, name: str, *words: str, **environment: str) -> tuple[int, str]:
         """Exit code and standard error."""
         process = self.start(name, *words, **environment)
-        return (process.communicate(timeout=10)[1], process.returncode)[::-1]
+        return (process.communicate(timeout=60)[1], process.returncode)[::-1]
 
     def run_to_the_limit(self, name: str, signals: int = 1, **environment: str) -> tuple[int, str]:
         """The same for a run that is still at work when SLURM sends its signal."""
@@ -97,7 +97,7 @@ class Cluster:
         for _ in range(signals):
             process.send_signal(signal.SIGUSR1)
             time.sleep(0.05)
-        return (process.communicate(timeout=10)[1], process.returncode)[::-1]
+        return (process.communicate(timeout=60)[1], process.returncode)[::-1]
 
     def notes(self) -> list[list[str]]:
         """Every call as its words."""

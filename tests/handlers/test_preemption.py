@@ -23,12 +23,14 @@ from monai.transforms import Compose
 from small_training import SIDE, Patches, make_discriminator, make_losses, make_network, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ctpa_vqgan import ranks
 from ctpa_vqgan.__main__ import main
 from ctpa_vqgan.data import RandomPatchDataset, patch_loader, prepare_patch
 from ctpa_vqgan.errors import Stopped
 from ctpa_vqgan.events import TrainerEvents
 from ctpa_vqgan.handlers import Checkpoints, ModelExport, Preemption, TensorBoardLog, TrainingLog, ValidationLog
 from ctpa_vqgan.inferers import VQGANInferer
+from ctpa_vqgan.ranks import RankLost
 from ctpa_vqgan.sealed import _Hashing, load_sealed
 from ctpa_vqgan.trainer import VQGANTrainer, weight_ema
 
@@ -397,6 +399,48 @@ def test_a_process_forked_a_moment_ago_saves_nothing_and_ends(tmp_path):
     trainer.run()
     assert codes == [(143, "")]
     assert saved(tmp_path / "checkpoints") == [2]
+
+
+@pytest.mark.parametrize(
+    ("signalled", "lost", "told", "iterations"),
+    [
+        (IterationEvents.BACKWARD_COMPLETED, "in the step", "SIGTERM: nothing new is saved; the same", [1]),
+        (IterationEvents.BACKWARD_COMPLETED, "after it", "SIGTERM: saved at iteration 2; the same", [1, 2]),
+        (TrainerEvents.ENDED, "in the step", "error: another rank has ended", [1]),
+    ],
+    ids=["signal, then lost", "signal, lost after the step", "lost, then signal"],
+)
+def test_a_rank_that_lost_another_says_one_thing_whenever_torchruns_signal_comes(
+    tmp_path, monkeypatch, signalled, lost, told, iterations
+):
+    def lose(*_):
+        raise RankLost("another rank has ended")
+
+    def lose_at_the_end(self, engine, save=Checkpoints._iteration):
+        save(self, engine)
+        if engine.state.iteration == 2:
+            monkeypatch.setattr(ranks, "gather_numbers", lose)
+
+    def run():
+        if lost == "after it":
+            monkeypatch.setattr(Checkpoints, "_iteration", lose_at_the_end)
+        trainer, _ = small(tmp_path / "checkpoints", times=0)
+        trainer.add_event_handler(signalled, lambda engine: engine.state.iteration == 2 and terminate())
+        if lost == "in the step":
+            trainer.add_event_handler(
+                IterationEvents.BACKWARD_COMPLETED, lambda engine: engine.state.iteration == 2 and lose()
+            )
+        trainer.run()
+
+    code, printed = in_child(tmp_path, run)
+    assert code == 143
+    assert printed.splitlines()[-1].startswith(told)
+    assert "Traceback" not in printed
+    assert saved(tmp_path / "checkpoints") == iterations
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 # -- SLURM -------------------------------------------------------------------------------------------------------------
