@@ -69,19 +69,17 @@ class Preemption:
         self._patience = _Patience() if ranks.are_many() else None
 
     def _listen_no_more(self, engine: Engine) -> None:
-        listened = bool(self._before)
+        error = sys.exc_info()[1]
+        lost = isinstance(error, ranks.RankLost)
+        if lost and self._before:  # torchrun's signal is on its way, and nobody was told of the error yet
+            self._before[signal.SIGTERM] = functools.partial(_leave_with, str(error))
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
         if self._patience is not None:
             self._patience.end()
-        error = sys.exc_info()[1]
-        if not isinstance(error, ranks.RankLost):
-            return
-        if self._asked:
+        if lost and self._asked:
             self._leave(engine, self._asked)  # others have left before, by the same signal
-        if listened:
-            signal.signal(signal.SIGTERM, functools.partial(_leave_with, str(error)))
 
     def _end_step(self, engine: Engine) -> None:
         self._done = engine.state.iteration
@@ -158,7 +156,7 @@ class _Patience:
 
 
 def _leave_with(error: str, number: int, frame: FrameType | None) -> None:
-    """End this process with the error that is on its way up: torchrun's signal may come before it was told."""
+    """End this process, as the signal does by default, but not without the error that is on its way up."""
     os.write(2, f"error: {printable(error)}\n".encode())
     os._exit(128 + number)
 
